@@ -1,0 +1,1 @@
+"""Preference tuning on TRL whose numbers are checked."""

@@ -1,0 +1,83 @@
+"""What a dataset recipe can choose."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from preftune.settings import Settings
+
+Dialect = Literal[
+    "messages", "openhermes", "ultrafeedback", "hh_rlhf", "orca", "sharegpt"
+]
+
+
+class ToySettings(Settings):
+    """How many pairs the toy world makes, and how many of its labels are wrong."""
+
+    pairs: Annotated[int, Field(ge=8, le=1_000_000)]
+    label_noise: Annotated[float, Field(ge=0, lt=0.5)]
+
+
+class DataSettings(Settings):
+    """One dataset recipe.
+
+    Attributes:
+        name: Names the recipe in the run's directory.
+        source: Where rows come from: a hub id, local files, or the toy world.
+        id: Hub id. `path` stands in for it.
+        revision: Branch, tag or commit of `id`.
+        split: Split of `id` that training uses.
+        test_split: Split of `id` held out for evaluation; without it `test_size` is cut from `split`.
+        path: Local file: JSON, JSON lines or parquet, in the layout that `dialect` names.
+        dialect: The layout of the rows.
+        score: Column with the strength of the preference, or two columns, of chosen and of rejected, whose
+            difference is the strength. Needed by `top_k` and `min_score`.
+        top_k: Keep this many pairs, those with the highest score; ties are broken by content hash.
+        min_score: Keep pairs whose score is at least this.
+        max_rows: Keep at most this many pairs, chosen by content hash.
+        test_size: Held-out share of the prompts when below 1, their number otherwise. Chosen by prompt hash.
+        split_seed: Changes which prompts are held out.
+        toy: Settings of the toy world; only for `source: toy`.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
+    source: Literal["hub", "files", "toy"]
+    id: str | None = None
+    revision: str | None = None
+    split: str = "train"
+    test_split: str | None = None
+    path: str | None = None
+    dialect: Dialect | None = None
+    score: str | Annotated[list[str], Field(min_length=2, max_length=2)] | None = None
+    top_k: Annotated[int, Field(ge=1)] | None = None
+    min_score: float | None = None
+    max_rows: Annotated[int, Field(ge=2)] | None = None
+    test_size: Annotated[float, Field(gt=0)]
+    split_seed: int = 0
+    toy: ToySettings | None = None
+
+    @model_validator(mode="after")
+    def _has_a_source(self) -> "DataSettings":
+        if self.source == "hub" and not (self.id or self.path):
+            raise ValueError("data.id must name a dataset, or data.path a local copy of it, got neither")
+        if self.source == "files" and not self.path:
+            raise ValueError("data.path must name a local file, got null")
+        if self.source == "toy" and self.path:
+            raise ValueError(f"data.path must be null for data=toy, which reads no file, got {self.path!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _has_a_score_to_select_by(self) -> "DataSettings":
+        for key in ("top_k", "min_score"):
+            if getattr(self, key) is not None and self.score is None:
+                raise ValueError(
+                    f"data.{key} must be null where data.score is null, got {getattr(self, key)}; "
+                    "set data.score to the column that holds the strength of the preference"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _holds_out_a_countable_part(self) -> "DataSettings":
+        if self.test_size >= 1 and self.test_size != int(self.test_size):
+            raise ValueError(f"data.test_size must be a share below 1 or a whole number, got {self.test_size}")
+        return self

@@ -1,0 +1,22 @@
+"""What is measured beside the training loss."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from preftune.settings import Settings
+
+
+class EvaluateSettings(Settings):
+    """What is sampled from policy and reference after training.
+
+    Attributes:
+        prompts: Held-out prompts to sample answers to, for samples, sampled KL and the toy's true reward.
+        max_new_tokens: Longest sampled answer, in tokens.
+        batch_size: Prompts sampled at once.
+        temperature: Sampling temperature; KL to the reference is that of the model itself only at 1.
+    """
+
+    prompts: Annotated[int, Field(ge=0)]
+    max_new_tokens: Annotated[int, Field(ge=1)]
+    batch_size: Annotated[int, Field(ge=1)]

@@ -1,0 +1,66 @@
+"""The record between all sources and all trainers: one preference pair, and what makes one invalid."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, TypedDict
+
+Role = Literal["system", "user", "assistant"]
+ROLES: tuple[Role, ...] = ("system", "user", "assistant")
+
+
+class Message(TypedDict):
+    """One turn of a dialogue."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class PreferencePair:
+    """A prompt with the answer that was preferred and the one that was not.
+
+    Attributes:
+        prompt: Turns up to and including the user's last; an optional system turn comes first.
+        chosen: Text of the preferred answer, as the assistant's next turn.
+        rejected: Text of the other answer.
+        origin: Where the row came from, for errors and for metrics by source: `file:row` or `id[split]:row`.
+        extras: Numbers that travel with the pair, for instance `score_chosen`, `score_rejected`, `score`.
+    """
+
+    prompt: tuple[Message, ...]
+    chosen: str
+    rejected: str
+    origin: str
+    extras: Mapping[str, float] = field(default_factory=dict)
+
+    def content_hash(self) -> str:
+        """Return a hex digest of prompt and answers: the same wherever the row stood."""
+        return _digest([list(self.prompt), self.chosen, self.rejected])
+
+    def prompt_hash(self) -> str:
+        """Return a hex digest of the prompt alone."""
+        return _digest(list(self.prompt))
+
+
+def faults(pair: PreferencePair) -> Iterator[str]:
+    """Yield each reason why `pair` cannot be trained on, as `<field> must be <condition>, got <value>`."""
+    if not pair.prompt:
+        yield "prompt must hold at least one turn, got none"
+    elif pair.prompt[-1]["role"] != "user":
+        yield f"prompt must end with the user's turn, got {pair.prompt[-1]['role']!r}"
+    for place, message in enumerate(pair.prompt):
+        if message["role"] == "system" and place > 0:
+            yield f"prompt[{place}] must not be a system turn, which may only come first"
+        if not message["content"].strip():
+            yield f"prompt[{place}].content must not be empty, got {message['content']!r}"
+    for name, answer in (("chosen", pair.chosen), ("rejected", pair.rejected)):
+        if not answer.strip():
+            yield f"{name} must not be empty, got {answer!r}"
+    if pair.chosen == pair.rejected:
+        yield f"chosen must differ from rejected, got {pair.chosen[:60]!r} for both"
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, ensure_ascii=True).encode()).hexdigest()

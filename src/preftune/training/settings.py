@@ -1,0 +1,69 @@
+"""What a loss and the training loop can choose."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from preftune.settings import Settings
+from preftune.training import dpo_fields
+
+Beta = Annotated[float, Field(gt=0)]
+
+
+class SigmoidSettings(Settings):
+    """DPO; conservative DPO when `label_smoothing` is not 0."""
+
+    name: Literal["sigmoid"]
+    beta: Beta
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)]
+
+
+class IpoSettings(Settings):
+    """IPO on log-probabilities per token."""
+
+    name: Literal["ipo"]
+    beta: Beta
+
+
+class HingeSettings(Settings):
+    """The hinge of SLiC on DPO's margin."""
+
+    name: Literal["hinge"]
+    beta: Beta
+
+
+LossSettings = Annotated[SigmoidSettings | IpoSettings | HingeSettings, Field(discriminator="name")]
+
+
+class TrainSettings(Settings):
+    """How long and how fast to train.
+
+    Attributes:
+        global_batch_size: Pairs in one optimizer step, over all devices; accumulation follows from it.
+        dpo: Every other key, which is `trl.DPOConfig`'s own and passes through.
+    """
+
+    name: str
+    global_batch_size: Annotated[int, Field(ge=1)]
+    dpo: dict[str, Any]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather_dpo_keys(cls, keys: Any) -> Any:
+        if not isinstance(keys, dict) or "dpo" in keys:
+            return keys
+        own = {key: keys[key] for key in ("name", "global_batch_size") if key in keys}
+        return {**own, "dpo": {key: value for key, value in keys.items() if key not in own}}
+
+    @model_validator(mode="after")
+    def _dpo_keys_hold(self) -> "TrainSettings":
+        faults = dpo_fields.faults(self.dpo)
+        batch = self.dpo.get("per_device_train_batch_size", 8)
+        if not faults and self.global_batch_size % batch:
+            faults = [
+                f"train.global_batch_size must be a multiple of train.per_device_train_batch_size={batch}, "
+                f"got {self.global_batch_size}"
+            ]
+        if faults:
+            raise ValueError("\n".join(faults))
+        return self
