@@ -14,7 +14,6 @@ class EvaluateSettings(Settings):
         prompts: Held-out prompts to sample answers to, for samples, sampled KL and the toy's true reward.
         max_new_tokens: Longest sampled answer, in tokens.
         batch_size: Prompts sampled at once.
-        temperature: Sampling temperature; KL to the reference is that of the model itself only at 1.
     """
 
     prompts: Annotated[int, Field(ge=0)]
