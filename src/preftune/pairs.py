@@ -46,20 +46,25 @@ class PreferencePair:
 
 def faults(pair: PreferencePair) -> Iterator[str]:
     """Yield each reason why `pair` cannot be trained on, as `<field> must be <condition>, got <value>`."""
-    if not pair.prompt:
-        yield "prompt must hold at least one turn, got none"
-    elif pair.prompt[-1]["role"] != "user":
-        yield f"prompt must end with the user's turn, got {pair.prompt[-1]['role']!r}"
-    for place, message in enumerate(pair.prompt):
-        if message["role"] == "system" and place > 0:
-            yield f"prompt[{place}] must not be a system turn, which may only come first"
-        if not message["content"].strip():
-            yield f"prompt[{place}].content must not be empty, got {message['content']!r}"
+    yield from _prompt_faults(pair.prompt)
     for name, answer in (("chosen", pair.chosen), ("rejected", pair.rejected)):
         if not answer.strip():
             yield f"{name} must not be empty, got {answer!r}"
     if pair.chosen == pair.rejected:
         yield f"chosen must differ from rejected, got {pair.chosen[:60]!r} for both"
+
+
+def _prompt_faults(prompt: tuple[Message, ...]) -> Iterator[str]:
+    if not prompt:
+        yield "prompt must hold at least one turn, got none"
+        return
+    if prompt[-1]["role"] != "user":
+        yield f"prompt must end with the user's turn, got {prompt[-1]['role']!r}"
+    for place, message in enumerate(prompt):
+        if message["role"] == "system" and place > 0:
+            yield f"prompt[{place}] must not be a system turn, which may only come first"
+        if not message["content"].strip():
+            yield f"prompt[{place}].content must not be empty, got {message['content']!r}"
 
 
 def _digest(value: object) -> str:

@@ -9,3 +9,7 @@ def refuse_all(faults: list[str]) -> None:
     """Raise one `Refusal` that lists every fault, or return where there is none."""
     if faults:
         raise Refusal("\n".join(faults))
+
+
+class RunFailed(Exception):
+    """A run cannot go on; the message says why, and is shown without a traceback."""

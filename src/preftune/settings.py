@@ -6,6 +6,4 @@ from pydantic import BaseModel, ConfigDict
 class Settings(BaseModel):
     """A record of settings. Each stage owns one; `config.Config` composes them."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=()
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())

@@ -6,9 +6,7 @@ from pydantic import Field, model_validator
 
 from preftune.settings import Settings
 
-Dialect = Literal[
-    "messages", "openhermes", "ultrafeedback", "hh_rlhf", "orca", "sharegpt"
-]
+Dialect = Literal["messages", "openhermes", "ultrafeedback", "hh_rlhf", "orca", "sharegpt"]
 
 
 class ToySettings(Settings):

@@ -56,11 +56,11 @@ class ModelSettings(Settings):
         return self
 
 
-class AdapterSettings(Settings):
-    """What is trained: a low-rank adapter, or every weight.
+class LowRankSettings(Settings):
+    """A low-rank adapter beside frozen weights.
 
     Attributes:
-        name: `lora`, `dora` (LoRA with a learned magnitude), or `full` (every weight, no adapter).
+        name: `lora`, or `dora`: LoRA with a learned magnitude.
         r: Rank.
         alpha: The update is scaled by `alpha / r`.
         dropout: Share of adapter inputs set to zero in training.
@@ -69,22 +69,19 @@ class AdapterSettings(Settings):
         path: An earlier adapter to go on from.
     """
 
-    name: Literal["lora", "dora", "full"]
-    r: Annotated[int, Field(ge=1, le=4096)] | None = None
-    alpha: Annotated[float, Field(gt=0)] | None = None
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    modules_to_save: list[str] = []
-    path: str | None = None
+    name: Literal["lora", "dora"]
+    r: Annotated[int, Field(ge=1, le=4096)]
+    alpha: Annotated[int, Field(ge=1)]
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    dtype: Literal["float32", "bfloat16"]
+    modules_to_save: list[str]
+    path: str | None
 
-    @model_validator(mode="after")
-    def _fits_its_kind(self) -> "AdapterSettings":
-        low_rank = {"r": self.r, "alpha": self.alpha}
-        for key, value in low_rank.items():
-            if self.name == "full" and value is not None:
-                raise ValueError(f"adapter.{key} must be null for adapter=full, got {value}")
-            if self.name != "full" and value is None:
-                raise ValueError(f"adapter.{key} must be a number for adapter={self.name}, got null")
-        if self.name == "full" and (self.dropout or self.modules_to_save or self.path):
-            raise ValueError("adapter=full must have no dropout, modules_to_save or path: it has no adapter")
-        return self
+
+class FullSettings(Settings):
+    """Every weight is trained; there is no adapter."""
+
+    name: Literal["full"]
+
+
+AdapterSettings = Annotated[LowRankSettings | FullSettings, Field(discriminator="name")]

@@ -1,0 +1,160 @@
+"""What the policy says: answers of policy and reference to the same prompts, and how far apart the two are."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import GenerationConfig
+
+from preftune.evaluating.settings import EvaluateSettings
+from preftune.models.tokenizer import ChatTokenizer
+from preftune.pairs import Message
+from preftune.tokens import prompt_ids
+
+Acting = Callable[[], AbstractContextManager[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A mean over prompts with its standard error."""
+
+    mean: float
+    stderr: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Estimate":
+        """Estimate the mean of independent `values`; one value alone has no standard error, so NaN."""
+        spread = stdev(values) / len(values) ** 0.5 if len(values) > 1 else float("nan")
+        return cls(fmean(values), spread)
+
+    def to_json(self) -> dict[str, float]:
+        """Return the fields by name."""
+        return {"mean": self.mean, "stderr": self.stderr}
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """Answers of policy and reference to the same prompts.
+
+    Attributes:
+        prompts: The dialogues.
+        reference: One answer a prompt from the reference, without end token.
+        policy: One answer a prompt from the policy, without end token.
+        kl: For each prompt, log pi(y) - log ref(y) of the policy's own answer, in nats over the sampled tokens.
+    """
+
+    prompts: list[tuple[Message, ...]]
+    reference: list[str]
+    policy: list[str]
+    kl: list[float]
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Yield a row a prompt, as samples.jsonl holds them."""
+        for row in zip(self.prompts, self.reference, self.policy, self.kl, strict=True):
+            yield dict(zip(("prompt", "reference", "policy", "kl"), row, strict=True))
+
+    def kl_to_reference(self) -> Estimate:
+        """Estimate KL(policy || reference) per answer, in nats, from the policy's own samples."""
+        return Estimate.of(self.kl)
+
+
+def sample_answers(
+    policy: Acting,
+    reference: Acting,
+    chat: ChatTokenizer,
+    prompts: Sequence[tuple[Message, ...]],
+    settings: EvaluateSettings,
+    *,
+    seed: int,
+    advance: Callable[[int], None] = lambda _: None,
+) -> Answers:
+    """Sample one answer a prompt from reference and from policy, at temperature 1 and without a cut of the tail.
+
+    Args:
+        policy: Gives the model that acts as the policy.
+        reference: Gives the model that acts as the reference.
+        chat: Tokenizer with its chat template.
+        prompts: Dialogues that end with the user's turn.
+        settings: Longest answer and batch.
+        seed: Of the sampling; both models draw from the same seed.
+        advance: Told how many prompts were done, twice over all of them.
+    """
+    answers = Answers(list(prompts), [], [], [])
+    for start in range(0, len(prompts), settings.batch_size):
+        batch = [prompt_ids(prompt, chat) for prompt in prompts[start : start + settings.batch_size]]
+        with reference() as model:
+            ids, mask = _generate(model, chat, batch, settings.max_new_tokens, seed + start)
+            answers.reference.extend(_texts(ids, mask, chat))
+        advance(len(batch))
+        with policy() as model:
+            ids, mask = _generate(model, chat, batch, settings.max_new_tokens, seed + start)
+            answers.policy.extend(_texts(ids, mask, chat))
+            own = _score(model, ids, mask, chat)
+        with reference() as model:
+            answers.kl.extend((own - _score(model, ids, mask, chat)).tolist())
+        advance(len(batch))
+    return answers
+
+
+@torch.no_grad()
+def _generate(
+    model: Any, chat: ChatTokenizer, prompts: list[list[int]], max_new_tokens: int, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Return ids of prompt and answer, padded on the left, and the mask of the answer's tokens; both `(B, T)`."""
+    pad = chat.tokenizer.pad_token_id
+    width = max(map(len, prompts))
+    ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=model.device)
+    attention = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device)
+    rule = GenerationConfig(
+        do_sample=True,
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
+        repetition_penalty=1.0,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=chat.end_ids,
+        pad_token_id=pad,
+    )
+    with torch.random.fork_rng(), _evaluating(model):
+        torch.manual_seed(seed)
+        out = model.generate(input_ids=ids, attention_mask=attention, generation_config=rule, use_cache=True)
+    ended = torch.isin(out, torch.tensor(chat.end_ids, device=out.device))
+    ended[:, :width] = False
+    after_end = ended.cumsum(dim=1) - ended.long() > 0
+    mask = ~after_end
+    mask[:, :width] = False
+    return out, mask
+
+
+@torch.no_grad()
+def _score(model: Any, ids: Tensor, mask: Tensor, chat: ChatTokenizer) -> Tensor:
+    """Return the log-probability of each answer, of shape `(B,)`, in nats."""
+    sums = []
+    with _evaluating(model):
+        for row, kept in zip(ids, mask, strict=True):
+            place = int((row != chat.tokenizer.pad_token_id).int().argmax())
+            end = int(kept.nonzero().max()) + 1
+            answer = kept[place:end][1:]
+            logits = model(input_ids=row[None, place:end], use_cache=False).logits[0, :-1][answer]
+            sums.append(-F.cross_entropy(logits.float(), row[place:end][1:][answer], reduction="sum"))
+    return torch.stack(sums)
+
+
+def _texts(ids: Tensor, mask: Tensor, chat: ChatTokenizer) -> list[str]:
+    kept = [row[keep].tolist() for row, keep in zip(ids, mask, strict=True)]
+    return [str(chat.tokenizer.decode(answer, skip_special_tokens=True)).strip() for answer in kept]
+
+
+@contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)

@@ -1,0 +1,149 @@
+"""The policy: base weights, quantised or not, with the adapter that trains."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel, set_seed
+
+from preftune.models.settings import FullSettings, LowRankSettings, ModelSettings
+from preftune.models.source import ModelSource, reachable
+from preftune.refusals import Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Census:
+    """What a policy is made of, for the plan."""
+
+    parameters: int
+    trainable: int
+    trainable_dtypes: list[str]
+    quantized_layers: int
+
+    def describe(self) -> str:
+        """Return one line: trained of all parameters, their type, quantised layers."""
+        dtypes = ", ".join(self.trainable_dtypes)
+        quantized = f"; {self.quantized_layers} quantised layers" if self.quantized_layers else ""
+        return f"{self.trainable:,} of {self.parameters:,} parameters ({dtypes}){quantized}"
+
+
+def load_policy(
+    model: ModelSettings, adapter: LowRankSettings | FullSettings, source: ModelSource, *, seed: int
+) -> PreTrainedModel | PeftModel:
+    """Load the base weights and attach what trains.
+
+    Raises:
+        Refusal: The model cannot be loaded, `quantization` finds no layer to quantise, an adapter is put on the
+            LM head, or no module matches the adapter's targets.
+    """
+    base = _load_base(model, source)
+    if model.quantization and not _quantized_layers(base):
+        raise Refusal(
+            f"model.quantization={model.quantization} must find linear layers to quantise in {source.location}, "
+            "found none; set model.quantization=null"
+        )
+    if isinstance(adapter, FullSettings):
+        return base
+    return _attach(base, model, adapter, seed)
+
+
+def count_parameters(policy: torch.nn.Module) -> Census:
+    """Count what `policy` holds; a 4-bit weight counts as the parameters it stands for."""
+    trained = [p for p in policy.parameters() if p.requires_grad]
+    return Census(
+        parameters=sum(_size(p) for p in policy.parameters()),
+        trainable=sum(p.numel() for p in trained),
+        trainable_dtypes=sorted({str(p.dtype).removeprefix("torch.") for p in trained}),
+        quantized_layers=_quantized_layers(policy),
+    )
+
+
+def save_policy(policy: PreTrainedModel | PeftModel, tokenizer: Any, directory: Path) -> Path:
+    """Write adapter or model, with the tokenizer beside it; return where."""
+    target = directory / ("adapter" if isinstance(policy, PeftModel) else "model")
+    if isinstance(policy, PeftModel):
+        policy.save_pretrained(str(target), selected_adapters=["default"])
+    else:
+        policy.save_pretrained(str(target))
+    tokenizer.save_pretrained(str(target))
+    return target
+
+
+def _load_base(model: ModelSettings, source: ModelSource) -> PreTrainedModel:
+    dtype = getattr(torch, model.dtype)
+    arguments: dict[str, Any] = {
+        "dtype": dtype,
+        "attn_implementation": model.attention,
+        "device_map": {"": _device()},
+        "quantization_config": _quantization(model.quantization, dtype),
+    }
+    with reachable(source, "weights"):
+        base = AutoModelForCausalLM.from_pretrained(source.location, revision=source.revision, **arguments)
+    base.config.use_cache = False
+    return base
+
+
+def _device() -> str | int:
+    """One process drives one device: the launcher's local rank, else the first GPU, else the CPU."""
+    return int(os.environ.get("LOCAL_RANK", "0")) if torch.cuda.is_available() else "cpu"
+
+
+def _quantization(name: str | None, dtype: torch.dtype) -> BitsAndBytesConfig | None:
+    if name is None:
+        return None
+    if name == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+
+
+def _attach(base: PreTrainedModel, model: ModelSettings, adapter: LowRankSettings, seed: int) -> PeftModel:
+    if adapter.path is not None:
+        if not (Path(adapter.path).expanduser() / "adapter_config.json").is_file():
+            raise Refusal(f"adapter.path must be a directory that holds adapter_config.json, got {adapter.path}")
+        policy = PeftModel.from_pretrained(base, str(Path(adapter.path).expanduser()), is_trainable=True)
+    else:
+        set_seed(seed)
+        policy = _fresh(base, model, adapter)
+    dtype = getattr(torch, adapter.dtype)
+    for parameter in policy.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.to(dtype)
+    return policy
+
+
+def _fresh(base: PreTrainedModel, model: ModelSettings, adapter: LowRankSettings) -> PeftModel:
+    if model.target_modules != "all-linear" and "lm_head" in model.target_modules:
+        raise Refusal(
+            "model.target_modules must not name lm_head: the log-probabilities are computed from its weight "
+            "directly, so an adapter there would never train; add it to adapter.modules_to_save"
+        )
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=adapter.r,
+        lora_alpha=adapter.alpha,
+        lora_dropout=adapter.dropout,
+        use_dora=adapter.name == "dora",
+        target_modules=model.target_modules,
+        modules_to_save=adapter.modules_to_save or None,
+    )
+    try:
+        return get_peft_model(base, config)
+    except ValueError as error:
+        raise Refusal(f"model.target_modules must name modules of this model: {error}") from error
+
+
+def _quantized_layers(policy: torch.nn.Module) -> int:
+    return sum(type(module).__name__ in ("Linear4bit", "Linear8bitLt") for module in policy.modules())
+
+
+def _size(parameter: torch.nn.Parameter) -> int:
+    quant_state = getattr(parameter, "quant_state", None)
+    return quant_state.shape.numel() if quant_state is not None else parameter.numel()

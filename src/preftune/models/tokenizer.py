@@ -1,0 +1,76 @@
+"""The tokenizer of a model recipe: its chat template, its pad token, and the token that ends a turn."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from preftune.models.settings import ModelSettings
+from preftune.models.source import ModelSource, reachable
+from preftune.refusals import Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class ChatTokenizer:
+    """A tokenizer that is known to render and to end a dialogue.
+
+    Attributes:
+        tokenizer: With its chat template and its pad token set.
+        end_of_turn: Token that ends the assistant's turn.
+        notes: What differs from the recipe, for the plan.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    end_of_turn: str
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def end_ids(self) -> list[int]:
+        """Ids at which generation stops."""
+        end = self.tokenizer.convert_tokens_to_ids(self.end_of_turn)
+        return sorted({end, self.tokenizer.eos_token_id} - {None})
+
+
+def load_tokenizer(settings: ModelSettings, source: ModelSource) -> ChatTokenizer:
+    """Load the tokenizer and settle how it renders, pads and ends a turn.
+
+    A token that the recipe names and a local copy's tokenizer lacks is replaced by the tokenizer's own, and the
+    note says so; from the hub it is refused.
+
+    Raises:
+        Refusal: It cannot be loaded, has no chat template, or lacks a token that the recipe names.
+    """
+    with reachable(source, "tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(source.location, revision=source.revision)
+    if settings.chat_template is not None:
+        tokenizer.chat_template = _read_template(settings.chat_template)
+    if not tokenizer.chat_template:
+        raise Refusal(
+            f"{source.location} has no chat template (model.start={settings.start}): set model.chat_template to a "
+            "Jinja file that renders messages, or start from a model that was tuned on dialogues"
+        )
+    notes: list[str] = []
+    end_of_turn = _known(settings.end_of_turn, "end_of_turn", tokenizer, source, notes) or tokenizer.eos_token
+    if end_of_turn is None:
+        raise Refusal("model.end_of_turn must name a token, as this tokenizer has no eos_token, got null")
+    pad = _known(settings.pad_token, "pad_token", tokenizer, source, notes)
+    tokenizer.pad_token = pad or tokenizer.pad_token or end_of_turn
+    return ChatTokenizer(tokenizer, str(end_of_turn), notes)
+
+
+def _known(
+    token: str | None, key: str, tokenizer: PreTrainedTokenizerBase, source: ModelSource, notes: list[str]
+) -> str | None:
+    if token is None or token in tokenizer.get_vocab():
+        return token
+    if not source.is_local:
+        raise Refusal(f"model.{key} must be a token of {source.location}, got {token!r}")
+    notes.append(f"model.{key} {token} is not in the tokenizer at {source.location}; its own is used")
+    return None
+
+
+def _read_template(path: str) -> str:
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise Refusal(f"model.chat_template must be a Jinja file, got {path}, which does not exist")
+    return file.read_text(encoding="utf-8")

@@ -1,0 +1,44 @@
+"""What is measured on pairs. The beta-free metrics can be compared across a sweep of beta; rewards cannot."""
+
+import torch
+from torch import Tensor
+
+from preftune.losses.logps import PairLogps
+
+
+def pair_metrics(logps: PairLogps) -> dict[str, float]:
+    """Measure `B` pairs without beta.
+
+    Args:
+        logps: Log-probabilities of `B` pairs, with lengths.
+
+    Returns:
+        `logratio/margin`: mean margin, in nats. `accuracy`: share of pairs with a positive margin, a tie counting
+        one half. `logps/chosen_per_token`, `logps/rejected_per_token`: mean over tokens under the policy, in nats.
+    """
+    margin = logps.margin().double()
+    chosen_lengths, rejected_lengths = logps.lengths()
+    return {
+        "logratio/margin": margin.mean().item(),
+        "accuracy": ((torch.sign(margin) + 1) / 2).mean().item(),
+        "logps/chosen_per_token": _per_token(logps.policy_chosen, chosen_lengths),
+        "logps/rejected_per_token": _per_token(logps.policy_rejected, rejected_lengths),
+    }
+
+
+def reward_metrics(logps: PairLogps, beta: float) -> dict[str, float]:
+    """Measure `B` pairs as TRL does, by TRL's names: rewards are `beta` times a log-ratio, in nats."""
+    chosen = beta * logps.chosen_logratio()
+    rejected = beta * logps.rejected_logratio()
+    return {
+        "rewards/chosen": chosen.mean().item(),
+        "rewards/rejected": rejected.mean().item(),
+        "rewards/accuracies": (chosen > rejected).float().mean().item(),
+        "rewards/margins": (chosen - rejected).mean().item(),
+        "logps/chosen": logps.policy_chosen.mean().item(),
+        "logps/rejected": logps.policy_rejected.mean().item(),
+    }
+
+
+def _per_token(sums: Tensor, lengths: Tensor) -> float:
+    return (sums.double().sum() / lengths.double().sum()).item()

@@ -1,0 +1,249 @@
+"""TRL's DPOTrainer with the loss from outside: the only file that imports `trl`.
+
+The stock trainer does the forward pass and its own metrics; this one takes the log-probabilities on their way
+through, with those of the reference, and lets the run's own loss decide what is trained.
+"""
+
+import copy
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import PeftModel
+from rich.console import Console
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PrinterCallback
+from trl import DPOConfig, DPOTrainer
+from trl.trainer.dpo_trainer import DataCollatorForPreference
+
+from preftune.losses.catalogue import PairLoss
+from preftune.losses.logps import PairLogps
+from preftune.models.tokenizer import ChatTokenizer
+from preftune.refusals import RunFailed
+from preftune.tokens import TokenRow
+from preftune.training import metrics, verification
+from preftune.training.callbacks import GradientGuard, MetricsCallback, Sink, StepProgress, not_finite
+from preftune.training.plan import Plan
+from preftune.training.settings import TrainSettings
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRows:
+    """Token rows of one split, and where each came from."""
+
+    rows: list[TokenRow]
+    origins: list[str]
+
+
+def trainer_arguments(train: TrainSettings, plan: Plan, directory: Path, *, beta: float, seed: int) -> DPOConfig:
+    """Return TRL's configuration: the user's keys, and those that preftune owns."""
+    arguments = DPOConfig(
+        **train.dpo,
+        output_dir=str(directory),
+        beta=beta,
+        seed=seed,
+        data_seed=seed,
+        gradient_accumulation_steps=plan.accumulation,
+        report_to="none",
+        save_strategy="no",
+        remove_unused_columns=False,
+        logging_nan_inf_filter=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        disable_tqdm=True,
+    )
+    if "LOCAL_RANK" not in os.environ and arguments.n_gpu > 1:
+        arguments._n_gpu = 1  # one process drives one device; more would wrap the model in DataParallel
+    return arguments
+
+
+class PairTrainer(DPOTrainer):
+    """Trains a policy on pairs with any `PairLoss`."""
+
+    def __init__(
+        self,
+        *,
+        policy: PreTrainedModel | PeftModel,
+        chat: ChatTokenizer,
+        train: TrainingRows,
+        held_out: TrainingRows,
+        arguments: DPOConfig,
+        pair_loss: PairLoss,
+        reference: str,
+        sinks: list[Sink],
+        console: Console,
+    ) -> None:
+        """Set up the stock trainer around `policy`.
+
+        Args:
+            policy: Model or model with adapter; its trained weights keep their type and value.
+            chat: Tokenizer; its pad token fills up batches.
+            train: Rows to train on.
+            held_out: Rows to evaluate on.
+            arguments: From `trainer_arguments`.
+            pair_loss: What is trained.
+            reference: `base` (the model without adapter) or `adapter` (the adapter as it was loaded).
+            sinks: Where each log event goes.
+            console: Where the progress bar is drawn.
+        """
+        trained = {name: p.detach().clone() for name, p in policy.named_parameters() if p.requires_grad}
+        is_adapter = isinstance(policy, PeftModel)
+        super().__init__(
+            model=policy,
+            ref_model=None if is_adapter else copy.deepcopy(policy).requires_grad_(False),
+            args=arguments,
+            train_dataset=Dataset.from_list(train.rows),
+            eval_dataset=Dataset.from_list(held_out.rows),
+            processing_class=chat.tokenizer,
+            data_collator=_Collator(chat.tokenizer.pad_token_id, arguments.max_length),
+        )
+        # TRL casts a quantised model's adapters to bfloat16, in which small updates round to zero.
+        for name, parameter in policy.named_parameters():
+            if name in trained:
+                parameter.data = trained[name]
+        if is_adapter and reference == "base":
+            policy.delete_adapter("ref")
+        self.precompute_ref_logps = True  # the stock loss reads the reference from the batch: compute_loss puts it
+        self.pair_loss = pair_loss
+        self.starts_at_reference = not is_adapter or reference == "adapter" or _is_zero(policy)
+        self.origins = {"train": train.origins, "eval": held_out.origins}
+        self.seconds_in_reference = 0.0
+        self.pairs_seen = 0
+        self.tokens_seen = 0
+        self.first_losses: list[Tensor] = []
+        self._rows_of_step: list[str] = []
+        self._step_under_way = 0
+        self._evaluated: list[PairLogps] = []
+        self.remove_callback(PrinterCallback)
+        self.add_callback(MetricsCallback(sinks))
+        self.add_callback(GradientGuard(lambda: self._rows_of_step))
+        self.add_callback(StepProgress(console))
+
+    def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
+        return dataset  # the rows are token ids already, each of them checked
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Tensor:
+        """Return the mean of `pair_loss` over a micro-batch, after the stock forward pass and metrics.
+
+        Raises:
+            RunFailed: A loss is not finite, or the first step does not start at the reference.
+        """
+        logps = self._score(model, inputs)
+        losses = self.pair_loss(logps)
+        if self.model.training:
+            self._before_update(logps, losses, inputs)
+        else:
+            self._evaluated.append(logps.detach())
+            self._refuse_not_finite(losses, inputs, "eval")
+        return losses.mean()
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the beta-free metrics; over an evaluation every mean is taken over pairs, not over batches."""
+        if not self.model.training and self._evaluated:
+            logps = PairLogps.concatenate(self._evaluated)
+            exact = metrics.pair_metrics(logps) | metrics.reward_metrics(logps, self.beta)
+            exact["loss"] = self.pair_loss(logps).double().mean().item()
+            self._metrics["eval"].update({name: [value] for name, value in exact.items()})
+            self._evaluated = []
+        super().log(logs, start_time)
+
+    def verify_first_batch(self, scratch_loss: PairLoss) -> verification.Verified:
+        """Compare the first batch with the from-scratch reference, before anything is updated.
+
+        Raises:
+            RunFailed: They differ by more than the tolerance of the model's type.
+        """
+        inputs = self._prepare_inputs(next(iter(self.get_train_dataloader())))
+        self.model.train()
+        with torch.no_grad():
+            trained = self._score(self.model, inputs)
+            fields = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]}
+            policy_logits = self.model(**fields, use_cache=False).logits
+            with self.acting_as_reference() as reference:
+                reference_logits = reference(**fields, use_cache=False).logits
+            ours = verification.scratch_logps(policy_logits, reference_logits, inputs)
+        self._metrics["train"].clear()
+        return verification.compare(trained, ours, self.pair_loss, scratch_loss, self.model.dtype)
+
+    @contextmanager
+    def acting_as_reference(self) -> Iterator[nn.Module]:
+        """Yield the model that stands for the reference, with its adapter state set for the while."""
+        policy = self.accelerator.unwrap_model(self.model)
+        if self.ref_model is not None:
+            yield self.ref_model
+        elif "ref" in policy.peft_config:
+            policy.set_adapter("ref")
+            try:
+                yield policy
+            finally:
+                policy.set_adapter("default")
+        else:
+            with policy.disable_adapter():
+                yield policy
+
+    def _score(self, model: nn.Module, inputs: dict[str, Tensor]) -> PairLogps:
+        inputs = {name: value for name, value in inputs.items() if name != "row"}
+        started = time.perf_counter()
+        reference = self.compute_ref_log_probs(self.ref_model or self.model, inputs)
+        self.seconds_in_reference += time.perf_counter() - started
+        inputs["ref_chosen_logps"], inputs["ref_rejected_logps"] = reference
+        outputs: list[Any] = []
+        super().compute_loss(_recording(model, outputs), inputs)
+        chosen, rejected = outputs[0].log_probs.sum(dim=1).chunk(2)
+        lengths = inputs["completion_mask"][:, 1:].sum(dim=1).chunk(2)
+        return PairLogps(chosen, rejected, *reference, *lengths)
+
+    def _before_update(self, logps: PairLogps, losses: Tensor, inputs: dict[str, Tensor]) -> None:
+        step = self.state.global_step
+        if step != self._step_under_way:
+            self._step_under_way, self._rows_of_step = step, []
+        self._rows_of_step += [self.origins["train"][row] for row in inputs["row"].tolist()]
+        self._refuse_not_finite(losses, inputs, "train")
+        if step == 0:
+            self.first_losses.append(losses.detach())
+            if self.starts_at_reference:
+                verification.check_first_step(logps.detach(), self.pair_loss, self.model.dtype)
+        self.pairs_seen += len(losses)
+        self.tokens_seen += int(inputs["attention_mask"].sum())
+        for name, value in metrics.pair_metrics(logps.detach()).items():
+            self._metrics["train"][name].append(value)
+
+    def _refuse_not_finite(self, losses: Tensor, inputs: dict[str, Tensor], split: str) -> None:
+        bad = ~torch.isfinite(losses)
+        if bool(bad.any()):
+            rows = [self.origins[split][row] for row in inputs["row"][bad].tolist()]
+            raise RunFailed(not_finite("loss", self.state.global_step + 1, rows))
+
+
+class _Collator:
+    """TRL's collator, with the rows' places beside its tensors."""
+
+    def __init__(self, pad_token_id: int, max_length: int | None) -> None:
+        self.collate = DataCollatorForPreference(pad_token_id=pad_token_id, max_length=max_length)
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+        return {**self.collate(rows), "row": torch.tensor([row["row"] for row in rows])}
+
+
+def _recording(model: nn.Module, outputs: list[Any]) -> Callable[..., Any]:
+    def forward(**inputs: Any) -> Any:
+        outputs.append(model(**inputs))
+        return outputs[-1]
+
+    return forward
+
+
+def _is_zero(policy: PeftModel) -> bool:
+    """True where the adapter adds nothing yet: every lora_B is zero, as in a fresh one."""
+    return all(not p.any() for name, p in policy.named_parameters() if ".lora_B.default." in name)

@@ -1,0 +1,43 @@
+"""Small models, tokenizers and data that the tests make themselves."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("PREFTUNE_CACHE", str(Path(__file__).parents[1] / ".cache"))
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+
+from tests import stock
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(autouse=True)
+def no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test meets an account, whatever the machine has."""
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "HF_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session")
+def chatml_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A two-layer Llama in bfloat16 safetensors whose tokenizer has a ChatML template and no BOS."""
+    return stock.save_model(tmp_path_factory.mktemp("chatml"), stock.CHATML)
+
+
+@pytest.fixture(scope="session")
+def llama3_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A two-layer Llama in bfloat16 safetensors whose tokenizer has a Llama-3 template that writes the BOS."""
+    return stock.save_model(tmp_path_factory.mktemp("llama3"), stock.LLAMA3)
+
+
+@pytest.fixture(scope="session")
+def demo_pairs() -> Path:
+    """The 200 real pairs beside the checkout."""
+    path = SHARED / "dpo_en_demo_200.json"
+    if not path.is_file():
+        pytest.skip(f"{path} is not there")
+    return path

@@ -1,0 +1,124 @@
+"""Models and tokenizers made in-process: real transformers classes, a second to build."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from preftune.models.settings import LowRankSettings, ModelSettings
+from preftune.pairs import PreferencePair
+
+TEXT = [
+    "The quick brown fox jumps over the lazy dog and asks a question about the weather.",
+    "Please write a short answer to this question, and say why you think that it is right.",
+    "system user assistant begin end turn header Human Assistant prompt chosen rejected",
+] * 20
+
+
+@dataclass(frozen=True)
+class Style:
+    """A chat template with the special tokens that it writes."""
+
+    template: str
+    special: tuple[str, ...]
+    bos: str | None
+    eos: str
+    pad: str | None
+
+
+CHATML = Style(
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
+    ("<|im_start|>", "<|im_end|>", "<|endoftext|>"),
+    None,
+    "<|im_end|>",
+    "<|endoftext|>",
+)
+LLAMA3 = Style(
+    "{{ bos_token }}{% for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n{{ m.content }}"
+    "<|eot_id|>{% endfor %}{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}",
+    ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|end_of_text|>"),
+    "<|begin_of_text|>",
+    "<|end_of_text|>",
+    None,
+)
+
+
+def tokenizer(style: Style) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE tokenizer of 400 entries and give it `style`."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=list(style.special), initial_alphabet=alphabet)
+    bpe.train_from_iterator(TEXT, trainer)
+    made = PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=style.bos, eos_token=style.eos, pad_token=style.pad)
+    made.chat_template = style.template
+    return made
+
+
+def save_model(directory: Path, style: Style, *, dtype: torch.dtype = torch.bfloat16) -> Path:
+    """Write a two-layer Llama of hidden size 64 with its tokenizer; return the directory."""
+    made = tokenizer(style)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(made),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        eos_token_id=made.eos_token_id,
+        bos_token_id=made.bos_token_id,
+        pad_token_id=made.pad_token_id,
+    )
+    LlamaForCausalLM(config).to(dtype).save_pretrained(directory)
+    made.save_pretrained(directory)
+    return directory
+
+
+def model_settings(path: Path | None, **changes: object) -> ModelSettings:
+    """Return the settings of conf/model/local.yaml for `path`, with `changes`."""
+    fields: dict[str, object] = {
+        "name": "local",
+        "source": "local",
+        "path": str(path),
+        "dtype": "float32",
+        "quantization": None,
+        "attention": "sdpa",
+        "target_modules": "all-linear",
+        "pad_token": None,
+        "end_of_turn": None,
+        "start": "instruct",
+    }
+    return ModelSettings.model_validate(fields | changes)
+
+
+def lora(**changes: object) -> LowRankSettings:
+    """Return a small adapter's settings, with `changes`."""
+    fields: dict[str, object] = {
+        "name": "lora",
+        "r": 4,
+        "alpha": 8,
+        "dropout": 0.0,
+        "dtype": "float32",
+        "modules_to_save": [],
+        "path": None,
+    }
+    return LowRankSettings.model_validate(fields | changes)
+
+
+def pairs(count: int) -> list[PreferencePair]:
+    """Make `count` short pairs with answers of ragged lengths."""
+    return [
+        PreferencePair(
+            ({"role": "user", "content": f"Question {place}: what is {place} and {place + 1}?"},),
+            "It is " + "very " * (place % 5) + f"surely {2 * place + 1}.",
+            "No " + "idea " * (place % 3) + f"{place}.",
+            f"made:{place}",
+        )
+        for place in range(count)
+    ]
