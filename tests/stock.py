@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -122,3 +123,8 @@ def pairs(count: int) -> list[PreferencePair]:
         )
         for place in range(count)
     ]
+
+
+def response(status: int) -> httpx.Response:
+    """Return a hub's answer of `status`, as its errors carry one."""
+    return httpx.Response(status, request=httpx.Request("GET", "http://localhost"))

@@ -119,6 +119,7 @@ def _generate(
         max_new_tokens=max_new_tokens,
         eos_token_id=chat.end_ids,
         pad_token_id=pad,
+        use_cache=True,
     )
     with torch.random.fork_rng(), _evaluating(model):
         torch.manual_seed(seed)

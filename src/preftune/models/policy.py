@@ -83,6 +83,11 @@ def _load_base(model: ModelSettings, source: ModelSource) -> PreTrainedModel:
     with reachable(source, "weights"):
         base = AutoModelForCausalLM.from_pretrained(source.location, revision=source.revision, **arguments)
     base.config.use_cache = False
+    for module in base.modules():
+        # bitsandbytes 0.50 repacks a 4-bit layer for inference at its first evaluation on a CPU with AVX512-BF16,
+        # and the packed layer passes no gradient to its input: training after an evaluation would go wrong unseen.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
     return base
 
 
@@ -141,7 +146,7 @@ def _fresh(base: PreTrainedModel, model: ModelSettings, adapter: LowRankSettings
 
 
 def _quantized_layers(policy: torch.nn.Module) -> int:
-    return sum(type(module).__name__ in ("Linear4bit", "Linear8bitLt") for module in policy.modules())
+    return sum(type(parameter).__name__ in ("Params4bit", "Int8Params") for parameter in policy.parameters())
 
 
 def _size(parameter: torch.nn.Parameter) -> int:

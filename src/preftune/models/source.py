@@ -53,10 +53,11 @@ def reachable(source: ModelSource, part: str) -> Iterator[None]:
         Refusal: The hub cannot be reached, the repository is gated or unknown, or a local file is broken.
     """
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+    from safetensors import SafetensorError
 
     try:
         yield
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         if source.is_local:
             raise Refusal(
                 f"{part} must load from {source.location}, got {type(error).__name__}: {_first_line(error)}"

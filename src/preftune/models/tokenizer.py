@@ -50,12 +50,11 @@ def load_tokenizer(settings: ModelSettings, source: ModelSource) -> ChatTokenize
             "Jinja file that renders messages, or start from a model that was tuned on dialogues"
         )
     notes: list[str] = []
-    end_of_turn = _known(settings.end_of_turn, "end_of_turn", tokenizer, source, notes) or tokenizer.eos_token
-    if end_of_turn is None:
-        raise Refusal("model.end_of_turn must name a token, as this tokenizer has no eos_token, got null")
+    named = _known(settings.end_of_turn, "end_of_turn", tokenizer, source, notes)
+    end_of_turn = named or _end_written_by_template(tokenizer)
     pad = _known(settings.pad_token, "pad_token", tokenizer, source, notes)
     tokenizer.pad_token = pad or tokenizer.pad_token or end_of_turn
-    return ChatTokenizer(tokenizer, str(end_of_turn), notes)
+    return ChatTokenizer(tokenizer, end_of_turn, notes)
 
 
 def _known(
@@ -67,6 +66,23 @@ def _known(
         raise Refusal(f"model.{key} must be a token of {source.location}, got {token!r}")
     notes.append(f"model.{key} {token} is not in the tokenizer at {source.location}; its own is used")
     return None
+
+
+def _end_written_by_template(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return the special token that the template writes last after an answer.
+
+    Raises:
+        Refusal: The template ends an answer with plain text, so that generation would not know where to stop.
+    """
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    ids = tokenizer.apply_chat_template(turns, tokenize=True, return_dict=True)["input_ids"]
+    written = [token for token in ids if tokenizer.decode([token]).strip()]
+    if written[-1] not in tokenizer.all_special_ids and written[-1] not in tokenizer.added_tokens_decoder:
+        raise Refusal(
+            "the chat template must end the assistant's turn with a special token, got "
+            f"{tokenizer.decode(ids[-8:])!r}; set model.chat_template to one that does"
+        )
+    return str(tokenizer.convert_ids_to_tokens(written[-1]))
 
 
 def _read_template(path: str) -> str:

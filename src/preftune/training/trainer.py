@@ -174,6 +174,7 @@ class PairTrainer(DPOTrainer):
                 reference_logits = reference(**fields, use_cache=False).logits
             ours = verification.scratch_logps(policy_logits, reference_logits, inputs)
         self._metrics["train"].clear()
+        self._total_train_tokens = 0
         return verification.compare(trained, ours, self.pair_loss, scratch_loss, self.model.dtype)
 
     @contextmanager

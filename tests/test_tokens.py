@@ -1,0 +1,121 @@
+"""A dialogue is rendered once, and what comes out is checked."""
+
+from pathlib import Path
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from preftune import tokens
+from preftune.models.tokenizer import ChatTokenizer
+from preftune.pairs import PreferencePair
+from preftune.refusals import Refusal
+from tests import stock
+
+PAIR = PreferencePair(({"role": "user", "content": "Hello?"},), "Good day.", "No.", "made:1")
+
+
+def chat(style: stock.Style, end_of_turn: str) -> ChatTokenizer:
+    return ChatTokenizer(stock.tokenizer(style), end_of_turn)
+
+
+CHATML = chat(stock.CHATML, "<|im_end|>")
+LLAMA3 = chat(stock.LLAMA3, "<|eot_id|>")
+
+
+def text(made: ChatTokenizer, ids: list[int]) -> str:
+    return str(made.tokenizer.decode(ids))
+
+
+def one(made: ChatTokenizer, pair: PreferencePair = PAIR) -> tokens.TokenRow:
+    return tokens.tokenize([pair], made, max_length=None, overlong="stop").rows[0]
+
+
+def test_the_prompt_opens_the_assistants_turn_and_the_answer_ends_it() -> None:
+    row = one(CHATML)
+    assert text(CHATML, row["prompt_ids"]) == "<|im_start|>user\nHello?<|im_end|>\n<|im_start|>assistant\n"
+    assert text(CHATML, row["chosen_ids"]) == "Good day.<|im_end|>\n"
+    assert text(CHATML, row["rejected_ids"]) == "No.<|im_end|>\n"
+
+
+def test_a_dialogue_holds_exactly_one_bos() -> None:
+    row = one(LLAMA3)
+    bos = LLAMA3.tokenizer.bos_token_id
+    assert (row["prompt_ids"] + row["chosen_ids"]).count(bos) == 1
+    assert text(LLAMA3, row["chosen_ids"]) == "Good day.<|eot_id|>"
+
+
+def test_the_same_pair_gets_the_same_ids_as_from_stock_trl() -> None:
+    from trl.trainer.dpo_trainer import _tokenize
+
+    for made in (CHATML, LLAMA3):
+        turns = list(PAIR.prompt)
+        prompt = _tokenize(made.tokenizer, turns, add_generation_prompt=True)["input_ids"]
+        full = _tokenize(made.tokenizer, [*turns, {"role": "assistant", "content": PAIR.chosen}])["input_ids"]
+        row = one(made)
+        assert row["prompt_ids"] == prompt
+        assert row["prompt_ids"] + row["chosen_ids"] == full
+
+
+def test_a_template_that_writes_bos_twice_is_refused() -> None:
+    made = chat(stock.LLAMA3, "<|eot_id|>")
+    made.tokenizer.chat_template = "{{ bos_token }}" + stock.LLAMA3.template
+    made.tokenizer.add_bos_token = True
+    with pytest.raises(Refusal, match=r"a dialogue must begin with exactly one <\|begin_of_text\|>, got 2"):
+        one(made)
+
+
+def test_an_answer_without_its_end_token_is_refused() -> None:
+    made = chat(stock.CHATML, "<|endoftext|>")
+    with pytest.raises(Refusal, match=r"made:1: an answer must end in <\|endoftext\|> under this chat template, got "):
+        one(made)
+
+
+def test_a_template_that_renders_the_prompt_alone_differently_is_refused() -> None:
+    made = chat(stock.CHATML, "<|im_end|>")
+    made.tokenizer.chat_template = "{{ messages | length }}" + stock.CHATML.template
+    with pytest.raises(Refusal, match="made:1: the prompt's tokens must be a prefix of prompt and answer"):
+        one(made)
+
+
+def test_a_template_that_refuses_the_roles_is_named() -> None:
+    made = chat(stock.CHATML, "<|im_end|>")
+    made.tokenizer.chat_template = "{{ raise_exception('no system turn') }}"
+    pair = PreferencePair(({"role": "system", "content": "Be kind."}, *PAIR.prompt), "a", "b", "made:1")
+    with pytest.raises(Refusal, match="the chat template must render the turns system, user, got no system turn"):
+        one(made, pair)
+
+
+def test_a_long_pair_is_dropped_and_counted() -> None:
+    made = tokens.tokenize([PAIR, *stock.pairs(1)], CHATML, max_length=30, overlong="drop")
+    assert [row["row"] for row in made.rows] == [0]
+    assert made.dropped == {"longer than 30 tokens": 1}
+
+
+def test_a_long_pair_is_cut_and_counted() -> None:
+    row = one(CHATML)
+    length = len(row["prompt_ids"]) + 3
+    made = tokens.tokenize([PAIR], CHATML, max_length=length, overlong="cut")
+    assert made.rows[0]["chosen_ids"] == row["chosen_ids"][:3]
+    assert (made.truncated, made.dropped) == (1, {})
+
+
+def test_a_pair_that_becomes_equal_by_the_cut_is_dropped() -> None:
+    pair = PreferencePair(PAIR.prompt, "Good day to you.", "Good day to them.", "made:1")
+    length = len(one(CHATML, pair)["prompt_ids"]) + 2
+    made = tokens.tokenize([pair], CHATML, max_length=length, overlong="cut")
+    assert made.dropped == {"equal after the cut": 1}
+
+
+def test_a_prompt_that_fills_the_length_is_dropped() -> None:
+    made = tokens.tokenize([PAIR], CHATML, max_length=4, overlong="cut")
+    assert made.dropped == {"prompt fills 4 tokens": 1}
+
+
+def test_a_long_pair_stops_the_run_where_asked() -> None:
+    with pytest.raises(Refusal, match=r"made:1: prompt and answer must have at most train\.max_length=4 tokens, got"):
+        tokens.tokenize([PAIR], CHATML, max_length=4, overlong="stop")
+
+
+def test_a_tokenizer_saved_and_loaded_renders_the_same(chatml_model: Path) -> None:
+    loaded = PreTrainedTokenizerFast.from_pretrained(chatml_model)
+    assert one(ChatTokenizer(loaded, "<|im_end|>")) == one(CHATML)

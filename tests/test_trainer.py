@@ -1,0 +1,266 @@
+"""The training loop on a two-layer model: its loss, its checks, its stops. Nothing of TRL is replaced."""
+
+import copy
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+from preftune import tokens
+from preftune.losses import catalogue
+from preftune.models import source
+from preftune.models.policy import load_policy, save_policy
+from preftune.models.settings import FullSettings, LowRankSettings
+from preftune.models.tokenizer import load_tokenizer
+from preftune.refusals import RunFailed
+from preftune.training.plan import plan_steps
+from preftune.training.settings import TrainSettings
+from preftune.training.trainer import PairTrainer, TrainingRows, trainer_arguments
+from tests import stock
+
+TRAIN: dict[str, Any] = {
+    "name": "test",
+    "global_batch_size": 8,
+    "per_device_train_batch_size": 4,
+    "per_device_eval_batch_size": 4,
+    "max_steps": 2,
+    "learning_rate": 1e-3,
+    "lr_scheduler_type": "constant",
+    "logging_steps": 1,
+    "gradient_checkpointing": False,
+    "bf16": False,
+    "max_length": 256,
+}
+Make = Callable[..., PairTrainer]
+
+
+@pytest.fixture
+def make(chatml_model: Path, tmp_path: Path) -> Make:
+    def build(
+        *,
+        adapter: LowRankSettings | FullSettings | None = None,
+        loss: str = "sigmoid",
+        parameters: dict[str, float] | None = None,
+        reference: str = "base",
+        model: dict[str, Any] | None = None,
+        **train: Any,
+    ) -> PairTrainer:
+        settings = stock.model_settings(chatml_model, **(model or {}))
+        place = source.locate(settings)
+        chat = load_tokenizer(settings, place)
+        pairs = stock.pairs(22)
+        rows = tokens.tokenize(pairs, chat, max_length=256, overlong="stop").rows
+        origins = [pair.origin for pair in pairs]
+        recipe = TrainSettings.model_validate(TRAIN | train)
+        parameters = {"beta": 0.1} | (parameters or {})
+        pair_loss, _ = catalogue.pair_loss(loss, parameters)
+        plan = plan_steps(recipe, 16, devices=1)
+        trainer = PairTrainer(
+            policy=load_policy(settings, adapter or stock.lora(), place, seed=0),
+            chat=chat,
+            train=TrainingRows(rows[:16], origins),
+            held_out=TrainingRows(rows[16:], origins),
+            arguments=trainer_arguments(recipe, plan, tmp_path, beta=parameters["beta"], seed=0),
+            pair_loss=pair_loss,
+            reference=reference,
+            sinks=[lambda metrics, step: logged(trainer).append((step, metrics))],
+            console=Console(quiet=True),
+        )
+        return trainer
+
+    return build
+
+
+LOGS: dict[int, list[Any]] = {}
+
+
+def logged(trainer: PairTrainer) -> list[Any]:
+    return LOGS.setdefault(id(trainer), [])
+
+
+def first_loss(trainer: PairTrainer) -> float:
+    return float(torch.cat(trainer.first_losses).mean())
+
+
+@pytest.mark.parametrize("adapter", [stock.lora(), stock.lora(name="dora"), FullSettings(name="full")])
+@pytest.mark.parametrize("model", [{}, {"dtype": "bfloat16"}])
+def test_the_first_loss_is_log_two_and_training_lowers_it(
+    make: Make, adapter: LowRankSettings | FullSettings, model: dict[str, Any]
+) -> None:
+    trainer = make(adapter=adapter, model=model, max_steps=6)
+    before = trainer.evaluate()
+    trainer.train()
+    after = trainer.evaluate()
+    assert first_loss(trainer) == pytest.approx(math.log(2), abs=1e-6)
+    assert before["eval_loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert (before["eval_accuracy"], before["eval_logratio/margin"]) == (0.5, 0.0)
+    assert after["eval_loss"] < before["eval_loss"] - 1e-3
+    assert after["eval_logratio/margin"] > 0
+
+
+def test_nf4_trains_like_the_weights_it_stands_for(make: Make) -> None:
+    trainer = make(model={"quantization": "nf4", "dtype": "bfloat16"}, max_steps=6)
+    before = trainer.evaluate()
+    start = {n: p.detach().clone() for n, p in trainer.model.named_parameters() if p.requires_grad}
+    trainer.train()
+    moved = {n: bool((p != start[n]).all()) for n, p in trainer.model.named_parameters() if n in start}
+    assert first_loss(trainer) == pytest.approx(math.log(2), abs=1e-6)
+    assert trainer.evaluate()["eval_loss"] < before["eval_loss"] - 1e-3
+    assert {p.dtype for p in trainer.model.parameters() if p.requires_grad} == {torch.float32}
+    assert all(moved.values())
+
+
+@pytest.mark.parametrize("loss", ["sigmoid", "hinge", "ipo"])
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_the_loss_and_its_gradient_equal_those_of_stock_trl(make: Make, loss: str, accumulation: int) -> None:
+    ours = make(loss=loss, per_device_train_batch_size=8 // accumulation)
+    stock_loss = _with_stock_loss(make(loss=loss, per_device_train_batch_size=8 // accumulation), loss)
+    for trainer in (ours, stock_loss):
+        trainer.train()
+    weights = [[p.detach() for p in trainer.model.parameters() if p.requires_grad] for trainer in (ours, stock_loss)]
+    for one, other in zip(*weights, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
+    losses = [[metrics["loss"] for _, metrics in logged(t) if "loss" in metrics] for t in (ours, stock_loss)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-6)
+
+
+def _with_stock_loss(trainer: PairTrainer, loss: str) -> PairTrainer:
+    from trl import DPOTrainer
+
+    trainer.loss_types = [loss]
+    trainer.precompute_ref_logps = False
+    trainer.compute_loss = lambda model, inputs, **_: DPOTrainer.compute_loss(  # type: ignore[method-assign]
+        trainer, model, {name: value for name, value in inputs.items() if name != "row"}
+    )
+    return trainer
+
+
+def test_label_smoothing_changes_the_update(make: Make) -> None:
+    plain, smooth = make(), make(parameters={"label_smoothing": 0.2})
+    for trainer in (plain, smooth):
+        trainer.train()
+    last = [[m["loss"] for _, m in logged(t) if "loss" in m][-1] for t in (plain, smooth)]
+    assert last[0] != last[1]
+
+
+def test_two_runs_of_one_seed_end_in_the_same_bits(make: Make) -> None:
+    ends = []
+    for _ in range(2):
+        trainer = make()
+        trainer.evaluate()
+        trainer.train()
+        ends.append(torch.cat([p.detach().flatten() for p in trainer.model.parameters() if p.requires_grad]))
+    assert torch.equal(*ends)
+
+
+def test_evaluation_means_are_over_pairs_and_not_over_batches(make: Make) -> None:
+    one, four = make(per_device_eval_batch_size=1), make(per_device_eval_batch_size=4)
+    for trainer in (one, four):
+        trainer.train()
+    first, second = one.evaluate(), four.evaluate()
+    for name in ("loss", "rewards/margins", "accuracy", "logps/chosen_per_token"):
+        assert first[f"eval_{name}"] == pytest.approx(second[f"eval_{name}"], abs=1e-6)
+
+
+def test_the_first_batch_is_verified_from_scratch(make: Make) -> None:
+    trainer = make()
+    verified = trainer.verify_first_batch(catalogue.pair_loss("sigmoid", {"beta": 0.1})[1])
+    assert verified.loss == pytest.approx(math.log(2), abs=1e-6)
+    assert verified.scratch == pytest.approx(math.log(2), abs=1e-6)
+    assert verified.largest_difference < 1e-3
+    assert verified.describe().startswith("verified: loss 0.693147, scratch 0.693147; largest difference ")
+
+
+def test_verification_stops_a_run_whose_head_is_wrong(make: Make) -> None:
+    trainer = make()
+    forward = trainer.model.base_model.model.forward
+
+    def shifted(*args: Any, **kwargs: Any) -> Any:
+        output = forward(*args, **kwargs)
+        if kwargs.get("fused_lm_head"):
+            output.log_probs = output.log_probs * 0.9
+        return output
+
+    trainer.model.base_model.model.forward = shifted
+    with pytest.raises(RunFailed, match="the log-probability of the policy's chosen completion must equal the one"):
+        trainer.verify_first_batch(catalogue.pair_loss("sigmoid", {"beta": 0.1})[1])
+
+
+def test_a_wrong_reference_stops_the_first_step(make: Make) -> None:
+    trainer = make(adapter=FullSettings(name="full"))
+    with torch.no_grad():
+        next(trainer.ref_model.parameters()).add_(0.5)
+    with pytest.raises(RunFailed, match="before the first step the policy must equal its reference"):
+        trainer.train()
+    assert trainer.state.global_step == 0
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_before_the_update_and_names_its_rows(make: Make) -> None:
+    trainer = make()
+    start = copy.deepcopy([p.detach() for p in trainer.model.parameters() if p.requires_grad])
+    pair_loss = trainer.pair_loss
+    trainer.pair_loss = lambda logps: pair_loss(logps) * torch.tensor([1.0, float("nan"), 1.0, 1.0])
+    with pytest.raises(
+        RunFailed,
+        match=r"the loss of step 1 must be finite, got NaN or infinity; nothing was updated\. "
+        r"Its rows: made:\d+\. Lower",
+    ):
+        trainer.train()
+    now = [p for p in trainer.model.parameters() if p.requires_grad]
+    assert all(torch.equal(a, b) for a, b in zip(start, now, strict=True))
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_before_the_update(make: Make) -> None:
+    trainer = make()
+    start = copy.deepcopy([p.detach() for p in trainer.model.parameters() if p.requires_grad])
+    next(p for p in trainer.model.parameters() if p.requires_grad).register_hook(lambda g: g * float("inf"))
+    with pytest.raises(RunFailed, match=r"the gradient of step 1 must be finite.*Its rows: (made:\d+, ){7}made:\d+\. "):
+        trainer.train()
+    now = [p for p in trainer.model.parameters() if p.requires_grad]
+    assert all(torch.equal(a, b) for a, b in zip(start, now, strict=True))
+
+
+def test_a_weight_that_is_not_finite_is_caught_in_evaluation(make: Make) -> None:
+    trainer = make()
+    with torch.no_grad():
+        trainer.model.base_model.model.lm_head.weight[5, 5] = float("nan")
+    with pytest.raises(RunFailed, match="the loss of step 1 must be finite"):
+        trainer.evaluate()
+
+
+def trained_adapter(make: Make, directory: Path) -> str:
+    trainer = make(max_steps=4)
+    trainer.train()
+    return str(save_policy(trainer.model, trainer.processing_class, directory / "earlier"))
+
+
+def test_an_earlier_adapter_can_be_the_reference(make: Make, tmp_path: Path) -> None:
+    trainer = make(adapter=stock.lora(path=trained_adapter(make, tmp_path)), reference="adapter")
+    assert trainer.evaluate()["eval_logratio/margin"] == 0.0
+    trainer.train()
+    assert first_loss(trainer) == pytest.approx(math.log(2), abs=1e-6)
+    assert trainer.evaluate()["eval_logratio/margin"] != 0.0
+
+
+def test_an_earlier_adapter_can_go_on_against_the_base(make: Make, tmp_path: Path) -> None:
+    trainer = make(adapter=stock.lora(path=trained_adapter(make, tmp_path)), reference="base")
+    assert trainer.starts_at_reference is False
+    assert trainer.evaluate()["eval_logratio/margin"] > 0.0
+    trainer.train()
+
+
+def test_the_reference_is_not_moved_by_training(make: Make) -> None:
+    trainer = make()
+    ids = torch.arange(10)[None]
+
+    def reference() -> torch.Tensor:
+        with torch.no_grad(), trainer.acting_as_reference() as model:
+            return model(input_ids=ids).logits  # type: ignore[no-any-return]
+
+    before = reference()
+    trainer.train()
+    assert torch.equal(reference(), before)
