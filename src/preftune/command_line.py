@@ -54,7 +54,7 @@ def checked(argv: list[str], choices: Path) -> list[str]:
         Refusal: Anything in it is wrong; the message holds one line per fault.
     """
     flags = get_args_parser().parse_args(argv)
-    if flags.help or flags.hydra_help or flags.version or flags.shell_completion:
+    if flags.help or flags.hydra_help or flags.shell_completion:
         return argv
     refuse_all(_flag_faults(flags))
     typed, faults = _parsed(flags.overrides)
@@ -164,7 +164,7 @@ class _Composed:
 
 
 def _said(fault: str, faults: list[str]) -> bool:
-    """Return whether the key of `fault`, or a key within it, is refused already: its value may be a secret."""
+    """Return whether the key of `fault`, or a key within it, is refused already; its value may be secret."""
     key = fault.partition(" ")[0]
     return any(f"{other.partition(' ')[0]}.".startswith(f"{key}.") for other in faults)
 
@@ -211,9 +211,7 @@ def _sweep_fault(override: Override) -> str | None:
     except (HydraException, ValueError):
         count = 0
     if count == 0:
-        return (
-            f"{override.key_or_group} must be a list of values or a range, got {override.get_value_string()}"
-        )
+        return f"{override.key_or_group} must be values or a range, got {override.get_value_string()}"
     return None
 
 

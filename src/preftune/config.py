@@ -100,7 +100,7 @@ def forbidden_setting(key: str, value: object) -> str | None:
     variables = _FROM_ENVIRONMENT.findall(text)
     read = next((name for name in variables if _SECRET_KEY.search(name)), None)
     if read:
-        return f"{key} must be left out, got the secret {read}; it is read from the environment without being named"
+        return f"{key} must be left out, got the secret {read}; it is read where it is used"
     is_commit = last == "revision" and re.fullmatch(r"[0-9a-f]{40}", text)
     if (_SECRET_KEY.search(last) and value is not None) or (SECRET.search(text) and not is_commit):
         return f"{key} must be left out, got what looks like a secret; set it in the environment"
@@ -232,7 +232,7 @@ def _without_null(root: Mapping[str, Any], schema: Mapping[str, Any]) -> Mapping
 
 
 def _nearest(key: str, siblings: list[str], values: Mapping[str, Any]) -> str:
-    """Return a hint: the nearest key on the same level, else the same name elsewhere, else what stands here."""
+    """Return the nearest key on the same level, else the same name elsewhere, else what stands here."""
     group, _, last = key.rpartition(".")
     choices = [] if group else ["experiment"]  # a choice of files, which leaves no setting of its name
     near = did_you_mean(last, [*(name.rpartition(".")[2] for name in siblings), *choices])

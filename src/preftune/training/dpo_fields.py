@@ -5,6 +5,7 @@ before that.
 """
 
 import ast
+import difflib
 import functools
 import importlib.util
 import operator
@@ -127,8 +128,7 @@ def _fault(key: str, value: object) -> str | None:
     if remedy:
         return f"{where} must be left out, got {shown(value)}; {remedy}"
     if key not in annotations():
-        known = [f"train.{name}" for name in (*PASSED, *OWNED, *REPLACED, "global_batch_size")]
-        return f"{where} must be a key of trl.DPOConfig, got {shown(value)}{did_you_mean(where, known)}"
+        return f"{where} must be a key of trl.DPOConfig, got {shown(value)}{_nearest(key)}"
     if key not in PASSED:
         return f"{where} must be left out, got {shown(value)}; preftune does not know this new key yet"
     try:
@@ -138,6 +138,13 @@ def _fault(key: str, value: object) -> str | None:
         near = did_you_mean(value, schema.get("enum", []))
         return f"{where} must be {condition(schema)}, got {shown(value)}{near}"
     return None
+
+
+def _nearest(key: str) -> str:
+    for name in difflib.get_close_matches(key, [*PASSED, *OWNED, *REPLACED, "global_batch_size"], n=1):
+        remedy = OWNED.get(name) or REPLACED.get(name)
+        return f"; did you mean train.{name}?" + (f" If so, {remedy}" if remedy else "")
+    return ""
 
 
 def _disagreements(keys: Mapping[str, Any]) -> Iterator[str]:

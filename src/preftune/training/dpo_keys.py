@@ -133,7 +133,8 @@ OWNED: dict[str, str] = {
     "use_cpu": "set CUDA_VISIBLE_DEVICES= in the environment to train without a GPU",
     **_each(
         "accelerator_config parallelism_config ddp_find_unused_parameters ddp_bucket_cap_mb "
-        "ddp_broadcast_buffers ddp_static_graph ddp_backend ddp_timeout fsdp fsdp_config deepspeed local_rank",
+        "ddp_broadcast_buffers ddp_static_graph ddp_backend ddp_timeout fsdp fsdp_config "
+        "deepspeed local_rank",
         _ONE_PROCESS,
     ),
     "dataloader_drop_last": "every pair is trained on",
