@@ -51,7 +51,7 @@ def test_a_batch_that_does_not_divide_over_the_devices_is_refused() -> None:
 
 def test_a_warm_up_as_long_as_the_run_is_refused() -> None:
     with pytest.raises(Refusal, match=r"train\.warmup_steps must be below the run's 62 steps.*; got 100\."):
-        plan_steps(recipe(max_steps=62, warmup_steps=100), 2000, devices=1)
+        plan_steps(recipe(num_train_epochs=1.0, warmup_steps=100), 62 * 8, devices=1)
 
 
 def logps(chosen: list[float], rejected: list[float]) -> PairLogps:

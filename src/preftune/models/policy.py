@@ -87,7 +87,7 @@ def _load_base(model: ModelSettings, source: ModelSource) -> PreTrainedModel:
         # bitsandbytes 0.50 repacks a 4-bit layer for inference at its first evaluation on a CPU with AVX512-BF16,
         # and the packed layer passes no gradient to its input: training after an evaluation would go wrong unseen.
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+            setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010 - the class is untyped
     return base
 
 

@@ -48,11 +48,16 @@ class ModelSettings(Settings):
             raise ValueError("model.id must name a model, or model.path a local copy of it, got neither")
         if self.source == "local" and not self.path:
             raise ValueError("model.path must name a local directory, got null")
-        if self.source == "toy" and self.path:
-            raise ValueError(
-                f"model.path must be null for model=tiny, which trains its own model, got {self.path!r}; "
-                "use model=local"
-            )
+        return self
+
+    @model_validator(mode="after")
+    def _toy_loads_nothing(self) -> "ModelSettings":
+        for key in ("id", "path", "revision", "chat_template"):
+            if self.source == "toy" and getattr(self, key) is not None:
+                raise ValueError(
+                    f"model.{key} must be null for model=tiny, which trains its own model, "
+                    f"got {getattr(self, key)!r}; choose model=local"
+                )
         return self
 
 

@@ -75,8 +75,8 @@ def _end_written_by_template(tokenizer: PreTrainedTokenizerBase) -> str:
         Refusal: The template ends an answer with plain text, so that generation would not know where to stop.
     """
     turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-    ids = tokenizer.apply_chat_template(turns, tokenize=True, return_dict=True)["input_ids"]
-    written = [token for token in ids if tokenizer.decode([token]).strip()]
+    ids: list[int] = tokenizer.apply_chat_template(turns, tokenize=True, return_dict=True)["input_ids"]  # type: ignore[index, call-overload, assignment]
+    written = [token for token in ids if str(tokenizer.decode([token])).strip()]
     if written[-1] not in tokenizer.all_special_ids and written[-1] not in tokenizer.added_tokens_decoder:
         raise Refusal(
             "the chat template must end the assistant's turn with a special token, got "

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from preftune.settings import Settings
 
@@ -10,7 +10,7 @@ from preftune.settings import Settings
 class RunSettings(Settings):
     """Where the run's directory stands; null names it after the run's identity, below `runs/`."""
 
-    dir: str | None
+    dir: Annotated[str, Field(min_length=1)] | None
 
 
 class SweepSettings(Settings):
@@ -32,7 +32,17 @@ class TrackSettings(Settings):
     name: Literal["wandb", "tensorboard", "none"]
     project: str | None = None
     entity: str | None = None
-    tags: list[str] = []
+    tags: Annotated[list[str], Field(default_factory=list)]
+
+    @model_validator(mode="after")
+    def _has_an_effect(self) -> "TrackSettings":
+        for key in ("project", "entity", "tags"):
+            if self.name != "wandb" and getattr(self, key):
+                raise ValueError(
+                    f"track.{key} must be left out for track={self.name}, got {getattr(self, key)!r}; "
+                    "choose track=wandb"
+                )
+        return self
 
 
 class LaunchSettings(Settings):

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from preftune.settings import Settings
 from preftune.training import dpo_fields
@@ -35,6 +35,13 @@ class HingeSettings(Settings):
 LossSettings = Annotated[SigmoidSettings | IpoSettings | HingeSettings, Field(discriminator="name")]
 
 
+def _dpo_keys_hold(keys: dict[str, Any]) -> dict[str, Any]:
+    faults = dpo_fields.faults(keys)
+    if faults:
+        raise ValueError("\n".join(faults))
+    return keys
+
+
 class TrainSettings(Settings):
     """How long and how fast to train.
 
@@ -45,25 +52,22 @@ class TrainSettings(Settings):
 
     name: str
     global_batch_size: Annotated[int, Field(ge=1)]
-    dpo: dict[str, Any]
+    dpo: Annotated[dict[str, Any], AfterValidator(_dpo_keys_hold)]
 
     @model_validator(mode="before")
     @classmethod
     def _gather_dpo_keys(cls, keys: Any) -> Any:
-        if not isinstance(keys, dict) or "dpo" in keys:
-            return keys
         own = {key: keys[key] for key in ("name", "global_batch_size") if key in keys}
+        if set(keys) == {*own, "dpo"}:  # a record that was written out
+            return keys
         return {**own, "dpo": {key: value for key, value in keys.items() if key not in own}}
 
     @model_validator(mode="after")
-    def _dpo_keys_hold(self) -> "TrainSettings":
-        faults = dpo_fields.faults(self.dpo)
+    def _accumulates_whole_batches(self) -> "TrainSettings":
         batch = self.dpo.get("per_device_train_batch_size", 8)
-        if not faults and self.global_batch_size % batch:
-            faults = [
+        if self.global_batch_size % batch:
+            raise ValueError(
                 f"train.global_batch_size must be a multiple of train.per_device_train_batch_size={batch}, "
                 f"got {self.global_batch_size}"
-            ]
-        if faults:
-            raise ValueError("\n".join(faults))
+            )
         return self

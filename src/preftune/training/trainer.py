@@ -44,7 +44,7 @@ class TrainingRows:
 def trainer_arguments(train: TrainSettings, plan: Plan, directory: Path, *, beta: float, seed: int) -> DPOConfig:
     """Return TRL's configuration: the user's keys, and those that preftune owns."""
     arguments = DPOConfig(
-        **train.dpo,
+        **{"dataloader_pin_memory": torch.cuda.is_available(), **train.dpo},
         output_dir=str(directory),
         beta=beta,
         seed=seed,
@@ -54,7 +54,6 @@ def trainer_arguments(train: TrainSettings, plan: Plan, directory: Path, *, beta
         save_strategy="no",
         remove_unused_columns=False,
         logging_nan_inf_filter=False,
-        dataloader_pin_memory=torch.cuda.is_available(),
         disable_tqdm=True,
     )
     if "LOCAL_RANK" not in os.environ and arguments.n_gpu > 1:

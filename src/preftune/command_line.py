@@ -1,0 +1,264 @@
+"""Refuse a wrong command line before Hydra runs it and before anything heavy is imported.
+
+1. Hydra's own parser reads each override; a bad one is named, and the others are still looked at.
+2. Groups choose among the files that exist; values are merged without Hydra's struct mode, which would stop
+   at the first unknown key.
+3. Every job of a sweep is built that way and checked by `config.faults`.
+4. All faults are shown at once, each key as it was typed.
+"""
+
+import argparse
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from preftune import config
+from preftune.refusals import refuse_all
+from preftune.settings import did_you_mean, shown
+
+# A key that has no effect where the second one is set.
+_OVERRULED = (
+    ("train.num_train_epochs", "train.max_steps"),
+    ("model.id", "model.path"),
+    ("model.revision", "model.path"),
+    ("data.id", "data.path"),
+    ("data.revision", "data.path"),
+    ("data.split", "data.path"),
+    ("data.test_split", "data.path"),
+)
+
+
+def checked(argv: list[str], choices: Path) -> list[str]:
+    """Check a command line and return it in a form that Hydra takes without `+`.
+
+    Args:
+        argv: What follows the program's name.
+        choices: The directory that holds `run.yaml` and the groups.
+
+    Returns:
+        The same command line, where a key that exists needs no `+` even if no file of `conf/` lists it.
+
+    Raises:
+        Refusal: Anything in it is wrong; the message holds one line per fault.
+    """
+    flags = get_args_parser().parse_args(argv)
+    if flags.help or flags.hydra_help or flags.shell_completion:
+        return argv
+    refuse_all(_flag_faults(flags))
+    typed, faults = _parsed(flags.overrides)
+    faults += _faults_as_typed(typed, multirun=flags.multirun)
+    with initialize_config_dir(str(choices.resolve()), job_name="run", version_base="1.3"):
+        command = _Command(typed, flags.config_name or "run", flags.config_dir)
+        faults += command.faults()
+        refuse_all(list(dict.fromkeys(command.as_typed(fault) for fault in faults)))
+        mended = {override.input_line: command.for_hydra(override) for override in typed}
+    return [mended.get(argument, argument) for argument in argv]
+
+
+class _Command:
+    """The overrides of one command line, beside the choices that exist."""
+
+    def __init__(self, typed: list[Override], config_name: str, config_dir: str | None) -> None:
+        self.typed = typed
+        self.config_name = config_name
+        self.loader = GlobalHydra.instance().config_loader()
+        self.hydra = [override.input_line or "" for override in typed if _is_hydra(override)]
+        if config_dir:
+            self.hydra.append(f"hydra.searchpath=[file://{Path(config_dir).resolve()}]")
+        self.groups = [group for group in self._options("", ObjectType.GROUP) if group != "hydra"]
+
+    def faults(self) -> list[str]:
+        """Return what is wrong with the choices, and with the values of each job."""
+        faults = [fault for override in self.typed if (fault := _hydra_fault(override))]
+        composed = _Composed(self.config_name, self.hydra)
+        directories = []
+        for job in self._jobs():
+            wrong = {o.key_or_group: fault for o in job if (fault := self._choice_fault(o))}
+            sound = [override for override in job if override.key_or_group not in wrong]
+            chosen = [_bare(override.input_line or "") for override in sound if self._is_group(override)]
+            found, directory = composed.faults(chosen, [o for o in sound if not self._is_group(o)])
+            faults += [*wrong.values(), *found]
+            directories.append(directory)
+        return faults + _shared_directory(directories)
+
+    def as_typed(self, fault: str) -> str:
+        """Return `fault` with its key as the person wrote it, with `+` or `~` where they did."""
+        key, _, rest = fault.partition(" ")
+        spelled = next((o.get_key_element() for o in self.typed if o.key_or_group == key), key)
+        return f"{spelled} {rest}"
+
+    def for_hydra(self, override: Override) -> str:
+        """Return an override that Hydra takes whether or not a file lists its key."""
+        line = override.input_line or ""
+        if _is_hydra(override) or override.is_delete():
+            return line
+        return _bare(line) if self._is_group(override) else f"++{_bare(line)}"
+
+    def _is_group(self, override: Override) -> bool:
+        return override.key_or_group in self.groups and not isinstance(override.value(), dict)
+
+    def _options(self, group: str, kind: ObjectType) -> list[str]:
+        return sorted(self.loader.get_group_options(group, kind, self.config_name, self.hydra))
+
+    def _choice_fault(self, override: Override) -> str | None:
+        key, value = override.key_or_group, override.value()
+        if "/" in key or override.package:
+            groups = ", ".join(self.groups)
+            return f"{key} must be one of the groups {groups}, got {shown(override.get_key_element())}"
+        if not self._is_group(override):
+            return None
+        options = self._options(key, ObjectType.CONFIG)
+        if override.is_delete():
+            return f"{key} must stay, since a run takes one of {', '.join(options)}, got a deletion"
+        if value in options or (key == "experiment" and value is None):
+            return None
+        return f"{key} must be one of {', '.join(options)}, got {shown(value)}{did_you_mean(value, options)}"
+
+    def _jobs(self) -> Iterator[list[Override]]:
+        overrides = [o for o in self.typed if not _is_hydra(o) and not _sweep_fault(o)]
+        for override in overrides:
+            override.config_loader = self.loader
+        parser = OverridesParser.create(config_loader=self.loader)
+        for job in BasicSweeper.split_arguments(overrides, None)[0]:
+            yield parser.parse_overrides(job)
+
+
+class _Composed:
+    """Composes runs, each choice of groups once."""
+
+    def __init__(self, config_name: str, hydra: list[str]) -> None:
+        self.config_name = config_name
+        self.hydra = hydra
+        self.known: dict[tuple[str, ...], DictConfig] = {}
+
+    def faults(self, groups: list[str], values: list[Override]) -> tuple[list[str], str | None]:
+        """Return the faults of one job, and the directory that it would write to where one is named."""
+        try:
+            if tuple(groups) not in self.known:
+                self.known[tuple(groups)] = compose(self.config_name, self.hydra + groups)
+        except HydraException as error:
+            return [f"The choices {' '.join(groups + self.hydra)} must fit together, got {error}"], None
+        run = copy.deepcopy(self.known[tuple(groups)])
+        OmegaConf.set_struct(run, False)
+        faults = [fault for override in values if (fault := _merge(run, override))]
+        faults += config.forbidden(run)
+        try:
+            resolved: Any = OmegaConf.to_container(run, resolve=True, throw_on_missing=True)
+        except OmegaConfBaseException as error:
+            reason = str(error).splitlines()[0]
+            return [*faults, f"{error.full_key} must be a value or refer to one: {reason}"], None
+        faults += [fault for fault in config.faults(resolved) if not _said(fault, faults)]
+        return faults, None if faults else resolved["run"]["dir"]
+
+
+def _said(fault: str, faults: list[str]) -> bool:
+    """Return whether the key of `fault`, or a key within it, is refused already; its value may be secret."""
+    key = fault.partition(" ")[0]
+    return any(f"{other.partition(' ')[0]}.".startswith(f"{key}.") for other in faults)
+
+
+def _merge(run: DictConfig, override: Override) -> str | None:
+    key, value = override.key_or_group, override.value()
+    if override.is_delete():
+        parent, _, last = key.rpartition(".")
+        group = OmegaConf.select(run, parent) if parent else run
+        if not isinstance(group, DictConfig) or last not in group:
+            near = did_you_mean(key, [name for name, _ in config.leaves(OmegaConf.to_container(run))])
+            return f"{key} must be a setting that is there to delete, got none{near}"
+        del group[last]
+        return None
+    try:
+        OmegaConf.update(run, key, value, merge=True, force_add=True)
+    except OmegaConfBaseException as error:
+        return f"{key} must be a known setting, got {shown(value)}: {str(error).splitlines()[0]}"
+    return None
+
+
+def _is_hydra(override: Override) -> bool:
+    return override.key_or_group.replace("/", ".").partition(".")[0] == "hydra"
+
+
+def _bare(line: str) -> str:
+    return line.lstrip("+")
+
+
+def _hydra_fault(override: Override) -> str | None:
+    line = override.input_line or ""
+    if not _is_hydra(override):
+        return None
+    if "_target_" in line:
+        return f"{override.key_or_group} must hold no _target_, got one; a configuration names no code to run"
+    return config.forbidden_setting(override.key_or_group, line.partition("=")[2])
+
+
+def _sweep_fault(override: Override) -> str | None:
+    if not override.is_sweep_override():
+        return None
+    try:
+        count = sum(1 for _ in override.sweep_iterator()) if not override.is_choice_sweep() else 1
+    except (HydraException, ValueError):
+        count = 0
+    if count == 0:
+        return f"{override.key_or_group} must be values or a range, got {override.get_value_string()}"
+    return None
+
+
+def _shared_directory(directories: list[str | None]) -> list[str]:
+    named = [directory for directory in directories if directory]
+    if len(named) == len(set(named)):
+        return []
+    return [f"run.dir must be null or differ between the jobs of -m, got {named[0]!r} for {len(named)} jobs"]
+
+
+def _flag_faults(flags: argparse.Namespace) -> list[str]:
+    faults = []
+    if flags.config_path:
+        faults.append(f"--config-path must be left out, got {flags.config_path!r}; --config-dir adds choices")
+    if flags.config_dir and not Path(flags.config_dir).is_dir():
+        faults.append(f"--config-dir must be a directory, got {flags.config_dir!r}")
+    return faults
+
+
+def _parsed(lines: list[str]) -> tuple[list[Override], list[str]]:
+    parser = OverridesParser.create()
+    overrides, faults = [], []
+    for line in lines:
+        try:
+            overrides += parser.parse_overrides([line])
+        except HydraException:
+            faults.append(f"{line.partition('=')[0]} must be of the form key=value, got {shown(line)}")
+    return overrides, faults
+
+
+def _faults_as_typed(typed: list[Override], *, multirun: bool) -> list[str]:
+    lines: dict[str, list[str]] = {}
+    for override in typed:
+        lines.setdefault(override.key_or_group, []).append(override.input_line or "")
+    faults = [
+        f"{key} must be given once, got {' and '.join(shown(line) for line in again)}"
+        for key, again in lines.items()
+        if len(again) > 1
+    ]
+    for loser, winner in _OVERRULED:
+        if loser in lines and winner in lines:
+            faults.append(f"{loser} must be left out where {winner} is given, got {shown(lines[loser][0])}")
+    faults += [fault for override in typed if (fault := _sweep_fault(override))]
+    for override in typed:
+        if override.is_sweep_override() and not multirun:
+            faults.append(
+                f"{override.key_or_group} must be one value without -m, got {override.get_value_string()}; "
+                "add -m to run each, or quote it"
+            )
+    return faults
