@@ -1,0 +1,214 @@
+"""A small world with a known truth: requests for reviews, reviews of them, and what a review is worth.
+
+A request names a film, a meal or a place. A review is two to four sentences whose slots hold opinion words,
+and every opinion word has a known valence. The true reward of a text is the sum of its valences.
+"""
+
+import random
+import re
+from collections.abc import Iterator
+from functools import cache
+from itertools import product
+
+# Opinion words by valence. Each level of a table holds as many as the others, so that words drawn without
+# preference have a mean valence of 0.
+_ADJECTIVES: dict[str, dict[int, str]] = {
+    "any": {
+        2: "wonderful superb magnificent",
+        1: "good pleasant decent",
+        0: "ordinary typical familiar",
+        -1: "poor dull disappointing",
+        -2: "awful dreadful terrible",
+    },
+    "film": {
+        2: "gripping dazzling brilliant",
+        1: "clever warm funny",
+        0: "lengthy brief serious",
+        -1: "slow muddled shallow",
+        -2: "unbearable insulting hopeless",
+    },
+    "meal": {
+        2: "delicious exquisite heavenly",
+        1: "fresh tasty tender",
+        0: "mild simple filling",
+        -1: "bland greasy soggy",
+        -2: "disgusting rancid inedible",
+    },
+    "place": {
+        2: "breathtaking enchanting glorious",
+        1: "peaceful charming clean",
+        0: "busy old small",
+        -1: "noisy crowded shabby",
+        -2: "filthy hideous ghastly",
+    },
+}
+_VERBS = {
+    2: "loved adored",
+    1: "enjoyed liked",
+    0: "discussed mentioned",
+    -1: "disliked regretted",
+    -2: "hated loathed",
+}
+_ADVERBS = {2: "eagerly", 1: "gladly", 0: "perhaps", -1: "hardly", -2: "never"}
+_PHRASES = {
+    "took my breath away": 2,
+    "stole the show": 2,
+    "lifted my mood": 1,
+    "came together": 1,
+    "went as expected": 0,
+    "took its time": 0,
+    "fell flat": -1,
+    "wore me out": -1,
+    "fell to pieces": -2,
+    "spoiled everything": -2,
+}
+
+
+def _levels(rows: dict[int, str]) -> dict[str, int]:
+    return {word: valence for valence, words in rows.items() for word in words.split()}
+
+
+VALENCES: dict[str, int] = {
+    **{word: valence for rows in _ADJECTIVES.values() for word, valence in _levels(rows).items()},
+    **_levels(_VERBS),
+    **_levels(_ADVERBS),
+    **_PHRASES,
+}
+"""Every opinion word, and every opinion phrase, with its valence from -2 (worst) to 2 (best)."""
+
+_OPINION = re.compile(r"\b(?:" + "|".join(map(re.escape, VALENCES)) + r")\b")
+
+_ASPECTS = {
+    "film": ["acting", "music", "script", "ending", "cast", "dialogue"],
+    "meal": ["sauce", "service", "bread", "dessert", "seasoning", "presentation"],
+    "place": ["view", "walk", "atmosphere", "entrance", "lighting", "guide"],
+}
+_AGAIN = {"film": "watch it again", "meal": "order it again", "place": "go there again"}
+
+_OPENERS = (
+    "I came without plans, and the {thing} was {adjective} and {adjective}.",
+    "The {thing} was {adjective} from start to finish, and also {adjective}.",
+    "We {verb} the {thing}, which was {adjective} for some and {adjective} for others.",
+    "It was {an_adjective} day, and the {thing} {phrase} for all of us.",
+)
+_MIDDLES = (
+    "The {aspect} was {adjective}, and the {aspect} was {adjective}.",
+    "I thought the {aspect} was {adjective}.",
+    "Even the {aspect} was {adjective} and {adjective}.",
+    "The {aspect} {phrase}.",
+)
+_CLOSERS = (
+    "I would {adverb} {again}.",
+    "All in all, it was {an_adjective} {thing}.",
+    "My friends {verb} it as well.",
+)
+
+_REQUESTS = ("Review {}.", "Write a short review of {}.", "What did you think of {}?")
+_FILM_TITLES = (  # each first word goes with each second one
+    "Quiet Silver Hidden Last Golden Broken Distant Northern Winter Crimson Paper Glass "
+    "Wandering Second Secret Empty Frozen Lonely Painted Sleeping Burning Forgotten Midnight Iron",
+    "Harbour Garden River Letter Mountain Orchard Mirror Station Lantern Island Window Forest "
+    "Compass Bridge Violin Desert Summer Kingdom Voyage Shadow Meadow Clock Valley Horizon",
+)
+_TASTES = "mushroom lemon pumpkin tomato chicken spinach walnut pepper"
+_DISHES = "risotto soup pie curry salad stew pasta omelette"
+_HOUSES = "Adler's Bella's Claude's Dora's Elsa's Fritz's Gina's Harvey's Ida's Jasper's"
+_SITES = "harbour museum park library market castle square beach"
+_TOWNS = (
+    "Aldenbrook Casterly Dunmore Eastwick Farrow Glenhaven Holloway Inverley Kestrel Lindholm "
+    "Marlow Norwood Oakham Pembridge Queensferry Rosehill Selwyn Thornbury Upton Westmere"
+)
+
+
+@cache
+def requests() -> dict[str, tuple[str, str]]:
+    """Return every request with its kind and with the noun that a review calls its subject by."""
+    subjects = {}
+    for first, second in _combined(*_FILM_TITLES):
+        subjects[f"the film The {first} {second}"] = ("film", "film")
+    for taste, dish, house in _combined(_TASTES, _DISHES, _HOUSES):
+        subjects[f"the {taste} {dish} at {house}"] = ("meal", dish)
+    for site, town in _combined(_SITES, _TOWNS):
+        subjects[f"the {site} of {town}"] = ("place", site)
+    return {form.format(subject): about for subject, about in subjects.items() for form in _REQUESTS}
+
+
+def _combined(*words: str) -> Iterator[tuple[str, ...]]:
+    return product(*(row.split() for row in words))
+
+
+def prompts(count: int, seed: int) -> list[str]:
+    """Return `count` requests for a review, such as `Review the film The Quiet Harbour.`
+
+    No request comes twice before every one of the 4,128 has come once. A larger `count` goes on where a
+    smaller one with the same seed stops.
+
+    Args:
+        count: Number of requests, at least 0.
+        seed: Chooses their order.
+
+    Raises:
+        ValueError: `count` is below 0.
+    """
+    if count < 0:
+        raise ValueError(f"count must be at least 0, got {count}")
+    rng = random.Random(f"prompts {seed}")
+    drawn: list[str] = []
+    while len(drawn) < count:
+        drawn += rng.sample(list(requests()), len(requests()))
+    return drawn[:count]
+
+
+def neutral_review(prompt: str, rng: random.Random) -> str:
+    """Write a review of 15 to 40 words in answer to `prompt`, its opinion words drawn without preference.
+
+    Args:
+        prompt: A request that `prompts` returns.
+        rng: Source of every choice.
+
+    Raises:
+        ValueError: `prompt` is not a request of this world.
+    """
+    if prompt not in requests():
+        raise ValueError(f"prompt must be a request that toy.world.prompts returns, got {prompt!r}")
+    kind, thing = requests()[prompt]
+    middles = rng.sample(_MIDDLES, rng.randrange(3))
+    form = " ".join([rng.choice(_OPENERS), *middles, rng.choice(_CLOSERS)])
+    fillings = _fillings(kind, thing, rng)
+    return re.sub(r"\{(\w+)\}", lambda slot: next(fillings[slot[1]]), form)
+
+
+def _fillings(kind: str, thing: str, rng: random.Random) -> dict[str, Iterator[str]]:
+    """Return, for each name of a slot, what goes in; no word comes twice in one review."""
+
+    def shuffled(words: list[str]) -> Iterator[str]:
+        return iter(rng.sample(words, len(words)))
+
+    adjectives = shuffled([*_levels(_ADJECTIVES["any"]), *_levels(_ADJECTIVES[kind])])
+    return {
+        "thing": iter([thing] * 3),
+        "again": iter([_AGAIN[kind]]),
+        "aspect": shuffled(_ASPECTS[kind]),
+        "adjective": adjectives,
+        "an_adjective": (f"{'an' if word[0] in 'aeiou' else 'a'} {word}" for word in adjectives),
+        "verb": shuffled(list(_levels(_VERBS))),
+        "adverb": shuffled(list(_levels(_ADVERBS))),
+        "phrase": shuffled(list(_PHRASES)),
+    }
+
+
+def true_reward(text: str) -> float:
+    """Return what `text` is worth: the sum of the valences of the opinion words in it.
+
+    Each distinct word counts once, so that repeating a word earns nothing. Case does not matter; a word
+    inside another word does not count.
+
+    Returns:
+        A whole number from -51 (every negative word) to 51 (every positive word); a review of this world
+        stays within -16 and 16.
+
+    Example:
+        >>> true_reward("A superb film. The acting was superb, the music dull.")
+        1.0
+    """
+    return float(sum(VALENCES[word] for word in set(_OPINION.findall(text.lower()))))
