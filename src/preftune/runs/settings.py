@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from preftune.settings import Settings
 
@@ -10,7 +10,7 @@ from preftune.settings import Settings
 class RunSettings(Settings):
     """Where the run's directory stands; null names it after the run's identity, below `runs/`."""
 
-    dir: str | None
+    dir: Annotated[str, Field(min_length=1)] | None
 
 
 class SweepSettings(Settings):
@@ -20,19 +20,30 @@ class SweepSettings(Settings):
 
 
 class TrackSettings(Settings):
-    """Where metrics go beside the run's own directory.
+    r"""Where metrics go beside the run's own directory.
 
     Attributes:
         name: `wandb`, `tensorboard` or `none`.
-        project: W&B project.
+        project: W&B project: up to 128 characters, none of `/ \ # ? % :`.
         entity: W&B user or team; null is the account's default.
-        tags: W&B tags.
+        tags: W&B tags, each of 1 to 64 characters.
     """
 
     name: Literal["wandb", "tensorboard", "none"]
-    project: str | None = None
+    project: Annotated[str, Field(pattern=r"^[^/\\#?%:]{1,128}$")] | None = None
     entity: str | None = None
-    tags: list[str] = []
+    tags: list[Annotated[str, Field(min_length=1, max_length=64)]] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _fits_its_name(self) -> "TrackSettings":
+        if self.name == "wandb" and self.project is None:
+            raise ValueError("track.project must be a name for track=wandb, got null")
+        for key, value in {"project": self.project, "entity": self.entity, "tags": self.tags}.items():
+            if self.name != "wandb" and value:
+                raise ValueError(
+                    f"track.{key} must not be set for track={self.name}, which knows none, got {value!r}"
+                )
+        return self
 
 
 class LaunchSettings(Settings):
