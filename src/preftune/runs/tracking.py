@@ -162,11 +162,9 @@ class _Wandb:
     @contextlib.contextmanager
     def _losing_touch(self) -> Iterator[None]:
         """Let the run go on where W&B's own process is gone or refuses; say so once."""
-        import wandb
-
         try:
             yield
-        except (wandb.Error, OSError) as error:
+        except _failures() as error:
             if not self._lost:
                 _log.warning("W&B is lost, the run goes on without it: %s", error)
             self._lost = True
@@ -190,7 +188,7 @@ def _start_wandb(
                 return _Wandb(run, directory, f"W&B online, {run.url}")
             why_offline = f"no run at {session.base_url}: {run}"
         run = _init(settings, directory, name, configuration, "offline", None)
-    except (wandb.Error, OSError) as error:
+    except _failures() as error:
         return _Nobody(
             f"nothing beside {directory / 'metrics.jsonl'} (W&B cannot start: {_first_line(error)})"
         )
@@ -204,12 +202,10 @@ def _init_online(
     settings: TrackSettings, directory: Path, name: str, configuration: dict[str, Any], key: str | None
 ) -> "wandb.Run | str":
     """Return a run, or why there is none. A failed attempt leaves no files."""
-    import wandb
-
     earlier = set(_wandb_runs(directory))
     try:
         return _init(settings, directory, name, configuration, "online", key)
-    except (wandb.Error, OSError) as error:
+    except _failures() as error:
         for leftover in set(_wandb_runs(directory)) - earlier:
             shutil.rmtree(leftover, ignore_errors=True)
         return _first_line(error)
@@ -261,6 +257,14 @@ def _why_offline(mode: str, base_url: str, has_credentials: bool) -> str | None:
     if not server.answers(base_url):
         return f"no answer from {base_url} within {server.PATIENCE:.0f} s"
     return None
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """Return what W&B raises where its server, its own process or the way to them fails."""
+    import wandb
+    from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
+
+    return (wandb.Error, OSError, HandleAbandonedError, MailboxClosedError)
 
 
 def _first_line(error: Exception) -> str:
