@@ -19,7 +19,7 @@ from preftune.models.tokenizer import load_tokenizer
 from preftune.refusals import RunFailed
 from preftune.training.plan import plan_steps
 from preftune.training.settings import TrainSettings
-from preftune.training.trainer import PairTrainer, TrainingRows, trainer_arguments
+from preftune.training.trainer import PairTrainer, trainer_arguments
 from tests import stock
 
 TRAIN: dict[str, Any] = {
@@ -53,8 +53,9 @@ def make(chatml_model: Path, tmp_path: Path) -> Make:
         place = source.locate(settings)
         chat = load_tokenizer(settings, place)
         pairs = stock.pairs(22)
-        rows = tokens.tokenize(pairs, chat, max_length=256, overlong="stop").rows
-        origins = [pair.origin for pair in pairs]
+        train_rows, held_out = (
+            tokens.tokenize(split, chat, max_length=256, overlong="stop") for split in (pairs[:16], pairs[16:])
+        )
         recipe = TrainSettings.model_validate(TRAIN | train)
         parameters = {"beta": 0.1} | (parameters or {})
         pair_loss, _ = catalogue.pair_loss(loss, parameters)
@@ -62,8 +63,8 @@ def make(chatml_model: Path, tmp_path: Path) -> Make:
         trainer = PairTrainer(
             policy=load_policy(settings, adapter or stock.lora(), place, seed=0),
             chat=chat,
-            train=TrainingRows(rows[:16], origins),
-            held_out=TrainingRows(rows[16:], origins),
+            train=train_rows,
+            held_out=held_out,
             arguments=trainer_arguments(recipe, plan, tmp_path, beta=parameters["beta"], seed=0),
             pair_loss=pair_loss,
             reference=reference,

@@ -33,11 +33,13 @@ class TokenizedPairs:
 
     Attributes:
         rows: In the order of the pairs.
+        origins: Where each pair came from, by its place.
         dropped: Pairs left out, by reason.
         truncated: Pairs of which an answer lost its end.
     """
 
     rows: list[TokenRow]
+    origins: list[str]
     dropped: dict[str, int]
     truncated: int
 
@@ -69,7 +71,7 @@ def tokenize(
             chosen, rejected = verdict
             truncated += 1
         rows.append({"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected, "row": place})
-    return TokenizedPairs(rows, dropped, truncated)
+    return TokenizedPairs(rows, [pair.origin for pair in pairs], dropped, truncated)
 
 
 def prompt_ids(prompt: Sequence[Message], chat: ChatTokenizer) -> list[int]:

@@ -20,27 +20,28 @@ class SweepSettings(Settings):
 
 
 class TrackSettings(Settings):
-    """Where metrics go beside the run's own directory.
+    r"""Where metrics go beside the run's own directory.
 
     Attributes:
         name: `wandb`, `tensorboard` or `none`.
-        project: W&B project.
+        project: W&B project: up to 128 characters, none of `/ \ # ? % :`.
         entity: W&B user or team; null is the account's default.
-        tags: W&B tags.
+        tags: W&B tags, each of 1 to 64 characters.
     """
 
     name: Literal["wandb", "tensorboard", "none"]
-    project: str | None = None
+    project: Annotated[str, Field(pattern=r"^[^/\\#?%:]{1,128}$")] | None = None
     entity: str | None = None
-    tags: Annotated[list[str], Field(default_factory=list)]
+    tags: list[Annotated[str, Field(min_length=1, max_length=64)]] = Field(default_factory=list)
 
     @model_validator(mode="after")
-    def _has_an_effect(self) -> "TrackSettings":
-        for key in ("project", "entity", "tags"):
-            if self.name != "wandb" and getattr(self, key):
+    def _fits_its_name(self) -> "TrackSettings":
+        if self.name == "wandb" and self.project is None:
+            raise ValueError("track.project must be a name for track=wandb, got null")
+        for key, value in {"project": self.project, "entity": self.entity, "tags": self.tags}.items():
+            if self.name != "wandb" and value:
                 raise ValueError(
-                    f"track.{key} must be left out for track={self.name}, got {getattr(self, key)!r}; "
-                    "choose track=wandb"
+                    f"track.{key} must be left out for track={self.name}, got {value!r}; choose track=wandb"
                 )
         return self
 

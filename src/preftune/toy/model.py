@@ -80,10 +80,7 @@ def model_directory() -> Path:
 def build_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:
     """Train the tokenizer: byte-level, so that it holds any text; no token at the start of a text."""
     rng = random.Random(f"corpus {recipe.seed}")
-    texts = (
-        f"{prompt}\n{world.neutral_review(prompt, rng)}"
-        for prompt in world.prompts(recipe.corpus, recipe.seed)
-    )
+    texts = (f"{prompt}\n{world.neutral_review(prompt, rng)}" for prompt in world.prompts(recipe.corpus, recipe.seed))
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -94,7 +91,7 @@ def build_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     bpe.train_from_iterator(["system user assistant", *texts], trainer)
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+    return PreTrainedTokenizerFast(
         tokenizer_object=bpe,
         pad_token=PAD,
         eos_token=END,
@@ -122,7 +119,7 @@ def train(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalL
                 optimizer.step()
                 schedule.step()
                 optimizer.zero_grad()
-    model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
+    model.generation_config = GenerationConfig(
         do_sample=True, temperature=1.0, top_k=0, top_p=1.0,
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip

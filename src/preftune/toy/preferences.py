@@ -126,9 +126,7 @@ def _differ(first: str, second: str) -> bool:
     return bool(first.strip()) and bool(second.strip()) and first != second
 
 
-def _sample(
-    prompts: list[str], policy: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase
-) -> list[Answers]:
+def _sample(prompts: list[str], policy: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase) -> list[Answers]:
     """Sample two answers to each prompt by the model's own generation config, at temperature 1."""
     dialogues = [[{"role": "user", "content": prompt}] for prompt in prompts]
     texts = tokenizer.apply_chat_template(dialogues, add_generation_prompt=True, tokenize=False)

@@ -9,7 +9,6 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +25,11 @@ from preftune.losses.catalogue import PairLoss
 from preftune.losses.logps import PairLogps
 from preftune.models.tokenizer import ChatTokenizer
 from preftune.refusals import RunFailed
-from preftune.tokens import TokenRow
+from preftune.tokens import TokenizedPairs
 from preftune.training import metrics, verification
 from preftune.training.callbacks import GradientGuard, MetricsCallback, Sink, StepProgress, not_finite
 from preftune.training.plan import Plan
 from preftune.training.settings import TrainSettings
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingRows:
-    """Token rows of one split, and where each came from."""
-
-    rows: list[TokenRow]
-    origins: list[str]
 
 
 def trainer_arguments(train: TrainSettings, plan: Plan, directory: Path, *, beta: float, seed: int) -> DPOConfig:
@@ -69,8 +60,8 @@ class PairTrainer(DPOTrainer):
         *,
         policy: PreTrainedModel | PeftModel,
         chat: ChatTokenizer,
-        train: TrainingRows,
-        held_out: TrainingRows,
+        train: TokenizedPairs,
+        held_out: TokenizedPairs,
         arguments: DPOConfig,
         pair_loss: PairLoss,
         reference: str,

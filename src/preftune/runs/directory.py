@@ -1,0 +1,296 @@
+"""One run's directory: its lock, its status, and everything the run leaves behind.
+
+A process killed at any instant leaves no half-written JSON file: each is written beside its place and renamed
+into it. Only metrics.jsonl grows in place, one whole line at a time.
+"""
+
+import contextlib
+import json
+import math
+import os
+import platform
+import socket
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from filelock import FileLock, Timeout
+
+from preftune.refusals import Refusal
+
+State = Literal["running", "complete", "preempted", "failed"]
+
+_PACKAGES = ("preftune", "torch", "trl", "transformers", "peft", "datasets", "bitsandbytes", "accelerate")
+_OF_ONE_START = ("metrics.jsonl", "samples.jsonl", "summary.json", "ledger.json")
+
+
+@dataclass(frozen=True)
+class Previous:
+    """How an earlier start of the same run ended.
+
+    Attributes:
+        state: As it stands in status.json. `running` means that it was killed: its lock is free.
+        step: Optimizer steps that it did.
+        max_steps: Optimizer steps that it meant to do; 0 where it did not come to know.
+        reason: Why it stopped; null where it is complete or was killed.
+        summary: Its summary.json; empty where it wrote none.
+    """
+
+    state: State
+    step: int
+    max_steps: int
+    reason: str | None
+    summary: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def complete(self) -> bool:
+        """Whether there is nothing left to do."""
+        return self.state == "complete"
+
+    def sentence(self) -> str:
+        """Say how the earlier start ended, for the terminal."""
+        if self.complete:
+            return f"this run is complete: {self.step} steps"
+        ended = {"running": "was killed", "preempted": "was preempted"}.get(self.state, self.state)
+        reason = f" ({self.reason})" if self.reason else ""
+        steps = f"step {self.step} of {self.max_steps}" if self.max_steps else "the first step"
+        return f"an earlier start of this run {ended} at {steps}{reason}"
+
+
+class RunDirectory:
+    """A run's directory, held by this process until it is closed. Made by `RunDirectory.open`.
+
+    Attributes:
+        path: The directory.
+        identity: 64 hexadecimal digits, from `identity.identity`.
+    """
+
+    def __init__(self, path: Path, identity: str, lock: FileLock) -> None:
+        self.path = path
+        self.identity = identity
+        self._lock = lock
+        self._status: dict[str, Any] = {}
+
+    @classmethod
+    def open(cls, path: Path, identity: str) -> Self:
+        """Make the directory where it is missing, and hold it.
+
+        Raises:
+            Refusal: The directory is in use, belongs to another run, is no run directory, or cannot be
+                written.
+        """
+        _refuse_strange(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(path / ".lock")
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise Refusal(
+                f"run directory must not be in use, got {path}, which {_holder(path)} holds; "
+                "wait for it, stop it, or set run.dir to another directory"
+            ) from None
+        except OSError as error:
+            raise Refusal(
+                f"run directory must be a directory that can be written, got {path}: {error.strerror}"
+            ) from error
+        directory = cls(path, identity, lock)
+        try:
+            directory._refuse_another_run()
+            directory._write_json(".holder.json", {"pid": os.getpid(), "host": socket.gethostname()})
+        except BaseException:
+            lock.release()
+            raise
+        return directory
+
+    def close(self) -> None:
+        """Let go of the directory."""
+        (self.path / ".holder.json").unlink(missing_ok=True)
+        self._lock.release()
+
+    def __enter__(self) -> Self:
+        """Return the directory itself."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Let go of the directory."""
+        self.close()
+
+    def previous(self) -> Previous | None:
+        """Return how an earlier start of this run ended; None where there was none. Read before `start`."""
+        status = _read_json(self.path / "status.json")
+        if status is None:
+            return None
+        return Previous(
+            state=status["state"],
+            step=status["step"],
+            max_steps=status["max_steps"],
+            reason=status["reason"],
+            summary=_read_json(self.path / "summary.json") or {},
+        )
+
+    def start(self, configuration: Mapping[str, object], facts: Mapping[str, object]) -> None:
+        """Begin from nothing: write manifest, configuration, status; remove what was measured earlier.
+
+        Args:
+            configuration: The resolved configuration as plain nested maps.
+            facts: What the manifest holds beside identity, versions and platform: model, data, hashes.
+        """
+        self._write_json("manifest.json", {"identity": self.identity, **_environment(), **facts})
+        for name in _OF_ONE_START:
+            (self.path / name).unlink(missing_ok=True)
+        self._write("config.yaml", yaml.safe_dump(dict(configuration), sort_keys=False, allow_unicode=True))
+        self._status = {
+            "state": "running",
+            "reason": None,
+            "step": 0,
+            "max_steps": 0,
+            "pid": os.getpid(),
+            "started": _now(),
+            "ended": None,
+        }
+        self._write_json("status.json", self._status)
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Mark the run complete at the end of the block; preempted on Ctrl-C; failed on any other exception.
+
+        The exception goes on.
+        """
+        try:
+            yield
+        except KeyboardInterrupt:
+            self._end_early("preempted", "interrupted by Ctrl-C")
+            raise
+        except BaseException as error:
+            self._end_early("failed", f"{type(error).__name__}: {error}")
+            raise
+        self._mark(state="complete", ended=_now())
+
+    def progress(self, step: int, max_steps: int) -> None:
+        """Record how many optimizer steps are done."""
+        self._mark(step=step, max_steps=max_steps)
+
+    def amend_manifest(self, facts: Mapping[str, object]) -> None:
+        """Add what is known only once data and model are loaded: fingerprint, template hash, commit."""
+        manifest = _read_json(self.path / "manifest.json") or {}
+        self._write_json("manifest.json", {**manifest, **facts})
+
+    def log(self, metrics: Mapping[str, object], step: int) -> None:
+        """Append one log event to metrics.jsonl, keys as they are."""
+        with (self.path / "metrics.jsonl").open("ab") as file:
+            file.write(_line({"step": step, **metrics}))
+
+    def write_ledger(self, ledger: Mapping[str, object]) -> None:
+        """Write ledger.json."""
+        self._write_json("ledger.json", ledger)
+
+    def write_summary(self, summary: Mapping[str, object]) -> None:
+        """Write summary.json."""
+        self._write_json("summary.json", summary)
+
+    def write_samples(self, samples: Iterable[Mapping[str, object]]) -> None:
+        """Write samples.jsonl, one object per line."""
+        _replace(self.path / "samples.jsonl", b"".join(_line(sample) for sample in samples))
+
+    def _mark(self, **changes: object) -> None:
+        self._status |= changes
+        self._write_json("status.json", self._status)
+
+    def _end_early(self, state: State, reason: str) -> None:
+        with contextlib.suppress(OSError):  # a full disk must not hide the exception that ends the run
+            self._mark(state=state, reason=reason, ended=_now())
+
+    def _refuse_another_run(self) -> None:
+        manifest = _read_json(self.path / "manifest.json")
+        if manifest is not None and manifest["identity"] != self.identity:
+            raise Refusal(
+                f"run directory must be empty or hold this run ({self.identity[:8]}), got {self.path}, which "
+                f"holds run {manifest['identity'][:8]}: another configuration or other data; set run.dir to "
+                "another directory, or to null to name it after the run"
+            )
+
+    def _write_json(self, name: str, value: Mapping[str, object]) -> None:
+        self._write(name, json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+    def _write(self, name: str, text: str) -> None:
+        _replace(self.path / name, _encode(text))
+
+
+def _refuse_strange(path: Path) -> None:
+    """Refuse a directory that holds something, but no run."""
+    if not path.is_dir() or (path / "manifest.json").exists():
+        return
+    strangers = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
+    if strangers:
+        raise Refusal(
+            f"run directory must be empty or hold a run (a manifest.json), got {path}, "
+            f"which holds {', '.join(strangers[:3])}; set run.dir to another directory"
+        )
+
+
+def _holder(path: Path) -> str:
+    try:
+        holder = json.loads((path / ".holder.json").read_bytes())
+    except (OSError, ValueError):  # it has only just taken the lock
+        return "another process"
+    return f"process {holder['pid']} on {holder['host']}"
+
+
+def _environment() -> dict[str, object]:
+    versions: dict[str, str | None] = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = None
+    return {"versions": versions, "python": platform.python_version(), "platform": platform.platform()}
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise Refusal(f"{path} must hold JSON, got {error}; remove {path.parent} to start over") from error
+    if not isinstance(value, dict):
+        raise Refusal(f"{path} must hold an object, got {value!r}; remove {path.parent} to start over")
+    return value
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Put `content` at `path` at once: a reader sees the old file or the new one, whole."""
+    beside = path.with_name(f".{path.name}.tmp")
+    with beside.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+
+
+def _line(value: Mapping[str, object]) -> bytes:
+    return _encode(json.dumps(_finite(value), ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _encode(text: str) -> bytes:
+    # A lone surrogate, which no UTF-8 can hold, becomes \udXXX: what JSON itself writes for it.
+    return text.encode("utf-8", "backslashreplace")
+
+
+def _finite(value: object) -> object:
+    """Return `value` with nan, inf and -inf as strings, which JSON has no numbers for."""
+    if isinstance(value, Mapping):
+        return {str(key): _finite(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(each) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
