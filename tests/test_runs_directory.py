@@ -86,6 +86,7 @@ def test_status_is_complete_at_the_end_and_running_until_then(tmp_path: Path) ->
     status = read(tmp_path / "status.json")
     assert (status["state"], status["reason"]) == ("complete", None)
     assert str(status["started"]).endswith("+00:00")
+    assert str(status["ended"]).endswith("+00:00")
     assert str(status["ended"]) >= str(status["started"])
 
 

@@ -96,9 +96,11 @@ def drops_packets() -> Iterator[int]:
         for each in waiting:
             each.setblocking(False)
             each.connect_ex(listener.getsockname())
-        yield listener.getsockname()[1]
-        for each in waiting:
-            each.close()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            for each in waiting:
+                each.close()
 
 
 class OneRunThenSilence(BaseHTTPRequestHandler):
@@ -132,10 +134,12 @@ def makes_one_run_then_falls_silent() -> Iterator[int]:
     with ThreadingHTTPServer(("127.0.0.1", 0), OneRunThenSilence) as listener:
         thread = threading.Thread(target=listener.serve_forever)
         thread.start()
-        yield listener.server_address[1]
-        OneRunThenSilence.over.set()
-        listener.shutdown()
-        thread.join()
+        try:
+            yield listener.server_address[1]
+        finally:
+            OneRunThenSilence.over.set()
+            listener.shutdown()
+            thread.join()
 
 
 def seen_on_disk(directory: Path) -> bytes:
@@ -289,6 +293,14 @@ def test_a_key_in_the_netrc_file_is_found_by_either_name_of_the_cloud(tmp_path: 
     assert server.api_key("https://api.wandb.ai") == KEY
     assert server.api_key("https://api.forge.coreweave.com") == KEY
     assert server.api_key("https://wandb.example.org") is None
+
+
+def test_a_slow_name_server_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "PATIENCE", 0.2)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: time.sleep(2) or [])
+    started = time.monotonic()
+    assert not server.answers("https://wandb.example.org")
+    assert time.monotonic() - started < 1
 
 
 def test_a_proxy_on_the_way_is_what_must_answer(monkeypatch: pytest.MonkeyPatch) -> None:
