@@ -26,7 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from preftune import config
 from preftune.refusals import refuse_all
-from preftune.settings import did_you_mean, shown
+from preftune.settings import SECRET, did_you_mean, shown
 
 # A key that has no effect where the second one is set.
 _OVERRULED = (
@@ -82,6 +82,8 @@ class _Command:
     def faults(self) -> list[str]:
         """Return what is wrong with the choices, and with the values of each job."""
         faults = [fault for override in self.typed if (fault := _hydra_fault(override))]
+        if faults:
+            return faults  # nothing is composed with them
         composed = _Composed(self.config_name, self.hydra)
         directories = []
         for job in self._jobs():
@@ -94,10 +96,10 @@ class _Command:
         return faults + _shared_directory(directories)
 
     def as_typed(self, fault: str) -> str:
-        """Return `fault` with its key as the person wrote it, with `+` or `~` where they did."""
+        """Return `fault` with its key as the person wrote it, with `+` or `~`, and no secret of theirs."""
         key, _, rest = fault.partition(" ")
         spelled = next((o.get_key_element() for o in self.typed if o.key_or_group == key), key)
-        return f"{spelled} {rest}"
+        return SECRET.sub("(hidden)", f"{spelled} {rest}")
 
     def for_hydra(self, override: Override) -> str:
         """Return an override that Hydra takes whether or not a file lists its key."""
@@ -149,7 +151,8 @@ class _Composed:
             if tuple(groups) not in self.known:
                 self.known[tuple(groups)] = compose(self.config_name, self.hydra + groups)
         except HydraException as error:
-            return [f"The choices {' '.join(groups + self.hydra)} must fit together, got {error}"], None
+            reason = str(error).splitlines()[0]
+            return [f"{' '.join(groups + self.hydra)} must be choices that fit together: {reason}"], None
         run = copy.deepcopy(self.known[tuple(groups)])
         OmegaConf.set_struct(run, False)
         faults = [fault for override in values if (fault := _merge(run, override))]
@@ -158,7 +161,8 @@ class _Composed:
             resolved: Any = OmegaConf.to_container(run, resolve=True, throw_on_missing=True)
         except OmegaConfBaseException as error:
             reason = str(error).splitlines()[0]
-            return [*faults, f"{error.full_key} must be a value or refer to one: {reason}"], None
+            fault = f"{error.full_key} must be a value or refer to one: {reason}"
+            return faults + ([] if _said(fault, faults) else [fault]), None
         faults += [fault for fault in config.faults(resolved) if not _said(fault, faults)]
         return faults, None if faults else resolved["run"]["dir"]
 
@@ -190,6 +194,10 @@ def _is_hydra(override: Override) -> bool:
     return override.key_or_group.replace("/", ".").partition(".")[0] == "hydra"
 
 
+def _raw_value(override: Override) -> str:
+    return (override.input_line or "").partition("=")[2]
+
+
 def _bare(line: str) -> str:
     return line.lstrip("+")
 
@@ -211,7 +219,7 @@ def _sweep_fault(override: Override) -> str | None:
     except (HydraException, ValueError):
         count = 0
     if count == 0:
-        return f"{override.key_or_group} must be values or a range, got {override.get_value_string()}"
+        return f"{override.key_or_group} must be values or a range, got {_raw_value(override)}"
     return None
 
 
@@ -245,20 +253,16 @@ def _parsed(lines: list[str]) -> tuple[list[Override], list[str]]:
 def _faults_as_typed(typed: list[Override], *, multirun: bool) -> list[str]:
     lines: dict[str, list[str]] = {}
     for override in typed:
-        lines.setdefault(override.key_or_group, []).append(override.input_line or "")
-    faults = [
-        f"{key} must be given once, got {' and '.join(shown(line) for line in again)}"
-        for key, again in lines.items()
-        if len(again) > 1
-    ]
+        lines.setdefault(override.key_or_group, []).append(_raw_value(override))
+    faults = [f"{key} must be given once, got {' and '.join(again)}" for key, again in lines.items() if len(again) > 1]
     for loser, winner in _OVERRULED:
         if loser in lines and winner in lines:
-            faults.append(f"{loser} must be left out where {winner} is given, got {shown(lines[loser][0])}")
+            faults.append(f"{loser} must be left out where {winner} is given, got {lines[loser][0]}")
     faults += [fault for override in typed if (fault := _sweep_fault(override))]
     for override in typed:
         if override.is_sweep_override() and not multirun:
             faults.append(
-                f"{override.key_or_group} must be one value without -m, got {override.get_value_string()}; "
+                f"{override.key_or_group} must be one value without -m, got {_raw_value(override)}; "
                 "add -m to run each, or quote it"
             )
     return faults

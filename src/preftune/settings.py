@@ -51,7 +51,7 @@ def condition(schema: Mapping[str, Any]) -> str:
     if "anyOf" in schema:
         return " or ".join(condition(option) for option in schema["anyOf"])
     if "const" in schema:
-        return shown(schema["const"])
+        return str(schema["const"])
     if "enum" in schema:
         return "one of " + ", ".join(str(option) for option in schema["enum"])
     words = _KINDS[schema.get("type", "object")]
@@ -60,14 +60,21 @@ def condition(schema: Mapping[str, Any]) -> str:
     if "minItems" in schema:
         words += f" with at least {schema['minItems']} entries"
     if "minLength" in schema:
-        words += f" of at least {schema['minLength']} characters"
+        words += " that is not empty" if schema["minLength"] == 1 else f" of {schema['minLength']} characters"
     return " ".join([words, " and ".join(f"{_LIMITS[k]} {schema[k]}" for k in _LIMITS if k in schema)]).strip()
 
 
 def did_you_mean(name: object, options: Iterable[str]) -> str:
     """Return `; did you mean X?` with the option nearest to `name`, or nothing where none is near."""
-    near = difflib.get_close_matches(str(name), list(options), n=1)
-    return f"; did you mean {near[0]}?" if near else ""
+    near = nearest(str(name), options)
+    return f"; did you mean {near}?" if near else ""
+
+
+def nearest(name: str, options: Iterable[str]) -> str | None:
+    """Return the option that begins with `name`, else the one spelled most like it, else none."""
+    known = list(options)
+    longer = [option for option in known if len(name) > 2 and option.startswith(name)]
+    return next(iter(longer + difflib.get_close_matches(name, known, n=1, cutoff=0.7)), None)
 
 
 def _reads_as_another_type(text: str) -> bool:

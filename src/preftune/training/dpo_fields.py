@@ -5,7 +5,6 @@ before that.
 """
 
 import ast
-import difflib
 import functools
 import importlib.util
 import operator
@@ -15,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from preftune.settings import condition, did_you_mean, shown
+from preftune.settings import condition, did_you_mean, nearest, shown
 from preftune.training.dpo_keys import OWNED, PASSED, REPLACED
 
 _CLASSES = (
@@ -141,10 +140,11 @@ def _fault(key: str, value: object) -> str | None:
 
 
 def _nearest(key: str) -> str:
-    for name in difflib.get_close_matches(key, [*PASSED, *OWNED, *REPLACED, "global_batch_size"], n=1):
-        remedy = OWNED.get(name) or REPLACED.get(name)
-        return f"; did you mean train.{name}?" + (f" If so, {remedy}" if remedy else "")
-    return ""
+    name = nearest(key, [*PASSED, *OWNED, *REPLACED, "global_batch_size"])
+    if name is None:
+        return ""
+    remedy = OWNED.get(name) or REPLACED.get(name)
+    return f"; did you mean train.{name}?" + (f" If so, {remedy}" if remedy else "")
 
 
 def _disagreements(keys: Mapping[str, Any]) -> Iterator[str]:
