@@ -1,41 +1,93 @@
-"""Train: load the choices, prepare, train, report."""
+"""Train one run, or several with -m: load the choices, prepare, train, report."""
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import hydra
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from preftune import command_line, config
-from preftune.refusals import Refusal
+from preftune.runs import environment
+from preftune.runs.directory import RunDirectory
+from preftune.runs.exits import exits
+from preftune.runs.opening import open_run
+from preftune.runs.stages import Stages
+from preftune.runs.tracking import Tracker, tracking
 
 CHOICES = Path(__file__).resolve().parent.parent / "conf"
 
 
-def train(settings: config.Config) -> None:
-    """Train the run."""
-    raise Refusal(f"training must be built first, got {settings.model.name}")
+def run(choices: config.Config, resolved: dict[str, Any]) -> None:
+    """Do one run in its directory, or say that it is complete."""
+    with open_run(resolved, scratch=choices.dry_run) as directory:
+        previous = directory.previous()
+        environment.settle()
+        if previous is not None and previous.complete:
+            from preftune.reporting import terminal
+
+            terminal.print_line(f"{previous.sentence()}; its results:")
+            terminal.print_results(directory.path, previous.summary, directory.samples())
+            return
+        directory.start(resolved, {})
+        with directory.running(), tracking(choices.track, directory.path, resolved, not choices.dry_run) as tracker:
+            train(choices, directory, tracker)
+
+
+def train(run: config.Config, directory: RunDirectory, tracker: Tracker) -> None:
+    """Prepare, train, report. What is heavy is imported here, after the choices were checked."""
+    from preftune.evaluating.answers import measure_answers
+    from preftune.models.policy import save_policy
+    from preftune.reporting import plan, summary, terminal
+    from preftune.training.preparation import prepare
+    from preftune.training.trainer import build_trainer
+
+    seconds = Stages()
+    with seconds("data"):
+        prepared = prepare(run.model, run.data, run.adapter, run.train, run.seed)
+    directory.amend_manifest(prepared.manifest())
+    directory.write_ledger(prepared.pairs.ledger.to_json())
+    lines = plan.plan_lines(prepared, run.model, run.loss, run.reference, run.engine)
+    terminal.print_plan([*lines, ("results", str(directory.path)), ("tracked", tracker.describe())])
+    if run.dry_run:
+        return
+    trainer = build_trainer(
+        prepared,
+        run.train,
+        run.loss,
+        run.reference,
+        run.seed,
+        directory.path,
+        [directory.log, tracker.log],
+        directory.progress,
+    )
+    with seconds("evaluate"):
+        verified = trainer.verify_first_batch() if run.verify == "first_batch" else None
+        terminal.print_line(verified.describe() if verified else "not verified: verify=off")
+        start = trainer.evaluate()
+    with seconds("train"):
+        trainer.train()
+    with seconds("evaluate"):
+        end = trainer.evaluate()
+        said = measure_answers(trainer, prepared, run.evaluate, run.seed)
+    save_policy(prepared.policy, prepared.chat.tokenizer, directory.path)
+    results = summary.summarise(trainer.totals(), seconds.seconds, start, end, said, run.engine, verified)
+    samples = list(said.answers.rows())
+    directory.write_samples(samples)
+    directory.write_summary(results)
+    tracker.summarise(results)
+    tracker.log_samples(samples)
+    terminal.print_results(directory.path, results, samples)
 
 
 @hydra.main(version_base="1.3", config_path=str(CHOICES), config_name="run")
-def run(choices: DictConfig) -> None:
+def main(choices: DictConfig) -> None:
     """Run one job."""
-    try:
-        train(config.load(choices))
-    except Refusal as refusal:
-        sys.stderr.write(f"{refusal}\n")
-        sys.exit(2)
-
-
-def main() -> None:
-    """Check the command line, then hand it to Hydra."""
-    try:
-        sys.argv[1:] = command_line.checked(sys.argv[1:], CHOICES)
-    except Refusal as refusal:
-        sys.stderr.write(f"{refusal}\n")
-        sys.exit(2)
-    run()
+    with exits():
+        run(config.load(choices), OmegaConf.to_container(choices, resolve=True))  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":
+    with exits():
+        sys.argv[1:] = command_line.checked(sys.argv[1:], CHOICES)
     main()

@@ -8,18 +8,18 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import TypeAdapter
 from rich.console import Console
 
 from preftune import tokens
-from preftune.losses import catalogue
 from preftune.models import source
 from preftune.models.policy import load_policy, save_policy
 from preftune.models.settings import FullSettings, LowRankSettings
 from preftune.models.tokenizer import load_tokenizer
 from preftune.refusals import RunFailed
-from preftune.training.plan import plan_steps
-from preftune.training.settings import TrainSettings
-from preftune.training.trainer import PairTrainer, trainer_arguments
+from preftune.training.settings import LossSettings, TrainSettings
+from preftune.training.steps import count_steps
+from preftune.training.trainer import PairTrainer, build_trainer
 from tests import stock
 
 TRAIN: dict[str, Any] = {
@@ -57,20 +57,25 @@ def make(chatml_model: Path, tmp_path: Path) -> Make:
             tokens.tokenize(split, chat, max_length=256, overlong="stop") for split in (pairs[:16], pairs[16:])
         )
         recipe = TrainSettings.model_validate(TRAIN | train)
-        parameters = {"beta": 0.1} | (parameters or {})
-        pair_loss, _ = catalogue.pair_loss(loss, parameters)
-        plan = plan_steps(recipe, 16, devices=1)
-        trainer = PairTrainer(
+        fields = {"name": loss, "beta": 0.1} | (parameters or {})
+        if loss == "sigmoid":
+            fields = {"label_smoothing": 0.0} | fields
+        logged: list[tuple[int, dict[str, float]]] = []
+        trainer = build_trainer(
+            recipe,
+            TypeAdapter(LossSettings).validate_python(fields),
+            reference,
+            0,
+            steps=count_steps(recipe, 16),
             policy=load_policy(settings, adapter or stock.lora(), place, seed=0),
             chat=chat,
-            train=train_rows,
+            rows=train_rows,
             held_out=held_out,
-            arguments=trainer_arguments(recipe, plan, tmp_path, beta=parameters["beta"], seed=0),
-            pair_loss=pair_loss,
-            reference=reference,
-            sinks=[lambda metrics, step: logged(trainer).append((step, metrics))],
+            directory=tmp_path,
+            sinks=[lambda metrics, step: logged.append((step, dict(metrics)))],
             console=Console(quiet=True),
         )
+        LOGS[id(trainer)] = logged
         return trainer
 
     return build
@@ -80,7 +85,7 @@ LOGS: dict[int, list[Any]] = {}
 
 
 def logged(trainer: PairTrainer) -> list[Any]:
-    return LOGS.setdefault(id(trainer), [])
+    return LOGS[id(trainer)]
 
 
 def first_loss(trainer: PairTrainer) -> float:
@@ -170,7 +175,7 @@ def test_evaluation_means_are_over_pairs_and_not_over_batches(make: Make) -> Non
 
 def test_the_first_batch_is_verified_from_scratch(make: Make) -> None:
     trainer = make()
-    verified = trainer.verify_first_batch(catalogue.pair_loss("sigmoid", {"beta": 0.1})[1])
+    verified = trainer.verify_first_batch()
     assert verified.loss == pytest.approx(math.log(2), abs=1e-6)
     assert verified.scratch == pytest.approx(math.log(2), abs=1e-6)
     assert verified.largest_difference < 1e-3
@@ -189,7 +194,7 @@ def test_verification_stops_a_run_whose_head_is_wrong(make: Make) -> None:
 
     trainer.model.base_model.model.forward = shifted
     with pytest.raises(RunFailed, match="the log-probability of the policy's chosen completion must equal the one"):
-        trainer.verify_first_batch(catalogue.pair_loss("sigmoid", {"beta": 0.1})[1])
+        trainer.verify_first_batch()
 
 
 def test_a_wrong_reference_stops_the_first_step(make: Make) -> None:

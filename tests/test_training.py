@@ -10,8 +10,8 @@ from preftune.losses.logps import PairLogps
 from preftune.refusals import Refusal, RunFailed
 from preftune.training import verification
 from preftune.training.metrics import pair_metrics, reward_metrics
-from preftune.training.plan import plan_steps
 from preftune.training.settings import TrainSettings
+from preftune.training.steps import count_steps
 
 
 def recipe(**keys: Any) -> TrainSettings:
@@ -35,23 +35,23 @@ def recipe(**keys: Any) -> TrainSettings:
 def test_steps_follow_from_pairs_batch_and_devices(
     keys: dict[str, Any], pairs: int, devices: int, expected: tuple[int, int, int]
 ) -> None:
-    plan = plan_steps(recipe(**keys), pairs, devices=devices)
+    plan = count_steps(recipe(**keys), pairs, devices=devices)
     assert (plan.steps, plan.warmup_steps, plan.accumulation) == expected
 
 
 def test_no_pairs_are_refused() -> None:
     with pytest.raises(Refusal, match="there must be at least one pair to train on, got none"):
-        plan_steps(recipe(), 0, devices=1)
+        count_steps(recipe(), 0, devices=1)
 
 
 def test_a_batch_that_does_not_divide_over_the_devices_is_refused() -> None:
     with pytest.raises(Refusal, match=r"train\.global_batch_size must be a multiple of .*=4 times 3 devices, got 8"):
-        plan_steps(recipe(), 20, devices=3)
+        count_steps(recipe(), 20, devices=3)
 
 
 def test_a_warm_up_as_long_as_the_run_is_refused() -> None:
     with pytest.raises(Refusal, match=r"train\.warmup_steps must be below the run's 62 steps.*; got 100\."):
-        plan_steps(recipe(num_train_epochs=1.0, warmup_steps=100), 62 * 8, devices=1)
+        count_steps(recipe(num_train_epochs=1.0, warmup_steps=100), 62 * 8, devices=1)
 
 
 def logps(chosen: list[float], rejected: list[float]) -> PairLogps:

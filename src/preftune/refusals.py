@@ -13,3 +13,7 @@ def refuse_all(faults: list[str]) -> None:
 
 class RunFailed(Exception):
     """A run cannot go on; the message says why, and is shown without a traceback."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A run was stopped from outside; the message says where."""

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
+from preftune.data.loading import PreparedPairs
 from preftune.models.tokenizer import ChatTokenizer
 from preftune.pairs import Message, PreferencePair
 from preftune.refusals import Refusal
@@ -158,3 +159,30 @@ def _shorten(
     if chosen[:room] == rejected[:room]:
         return "equal after the cut"
     return chosen[:room], rejected[:room]
+
+
+def tokenize_splits(
+    pairs: PreparedPairs, chat: ChatTokenizer, max_length: int | None, overlong: Overlong
+) -> tuple[TokenizedPairs, TokenizedPairs]:
+    """Tokenise both splits of `pairs` and enter what was dropped or cut into their ledger.
+
+    Raises:
+        Refusal: As `tokenize`, or no pair is left in a split.
+    """
+    splits = []
+    for name, split, account in (
+        ("train", pairs.train, pairs.ledger.train),
+        ("held-out", pairs.held_out, pairs.ledger.held_out),
+    ):
+        made = tokenize(split, chat, max_length=max_length, overlong=overlong)
+        for reason, count in made.dropped.items():
+            account.drop(reason, count)
+        account.truncated = made.truncated
+        if not made.rows:
+            raise Refusal(
+                f"the {name} split must keep at least one pair of its {len(split)}, got none: "
+                f"{', '.join(f'{count} {reason}' for reason, count in made.dropped.items())}; raise "
+                "train.max_length or set data.overlong=cut"
+            )
+        splits.append(made)
+    return splits[0], splits[1]

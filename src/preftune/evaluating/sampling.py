@@ -58,10 +58,6 @@ class Answers:
         for row in zip(self.prompts, self.reference, self.policy, self.kl, strict=True):
             yield dict(zip(("prompt", "reference", "policy", "kl"), row, strict=True))
 
-    def kl_to_reference(self) -> Estimate:
-        """Estimate KL(policy || reference) per answer, in nats, from the policy's own samples."""
-        return Estimate.of(self.kl)
-
 
 def sample_answers(
     policy: Acting,

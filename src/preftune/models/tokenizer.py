@@ -1,5 +1,6 @@
 """The tokenizer of a model recipe: its chat template, its pad token, and the token that ends a turn."""
 
+import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +24,10 @@ class ChatTokenizer:
     tokenizer: PreTrainedTokenizerBase
     end_of_turn: str
     notes: list[str] = field(default_factory=list)
+
+    def template_hash(self) -> str:
+        """Return a hex digest of the chat template."""
+        return hashlib.sha256(str(self.tokenizer.chat_template).encode()).hexdigest()
 
     @property
     def end_ids(self) -> list[int]:

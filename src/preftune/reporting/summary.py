@@ -7,6 +7,11 @@ from typing import Any
 
 import torch
 
+from preftune.evaluating.answers import MeasuredAnswers
+from preftune.reporting.verdict import judge
+from preftune.training.trainer import Totals
+from preftune.training.verification import Verified
+
 # TRL's name of a held-out metric, and ours in the `eval` map. Names that stand in neither are not kept.
 EVAL_NAMES = {
     "eval_loss": "loss",
@@ -33,3 +38,45 @@ def peak_memory_bytes() -> int:
         return torch.cuda.max_memory_allocated()
     unit = 1 if sys.platform == "darwin" else 1024  # Linux counts in KiB, macOS in bytes
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def summarise(
+    totals: Totals,
+    seconds: Mapping[str, float],
+    start: Mapping[str, float],
+    end: Mapping[str, float],
+    measured: MeasuredAnswers,
+    engine: str,
+    verified: Verified | None,
+) -> dict[str, Any]:
+    """Return what summary.json holds.
+
+    Args:
+        totals: What the trainer counted.
+        seconds: Wall-clock seconds by stage.
+        start: What the evaluation before training logged.
+        end: What the evaluation after training logged.
+        measured: What sampled answers showed.
+        engine: What computed the log-probabilities.
+        verified: What the run-time check compared; None where it was off.
+    """
+    kl = measured.kl_to_reference
+    before = eval_map(start, None if kl is None else 0.0)
+    after = eval_map(end, None if kl is None else kl.mean)
+    spent = totals.seconds_in_reference
+    return {
+        "loss_first": totals.loss_first,
+        "loss_last": totals.loss_last,
+        "steps": totals.steps,
+        "pairs_per_second": totals.pairs / seconds["train"],
+        "tokens_per_second": totals.tokens / seconds["train"],
+        "peak_memory_bytes": peak_memory_bytes(),
+        "seconds": {**seconds, "train": seconds["train"] - spent, "reference": spent},
+        "eval_start": before,
+        "eval": after,
+        "kl_to_reference": None if kl is None else kl.to_json(),
+        "true_reward": measured.true_reward,
+        "engine": engine,
+        "verified": None if verified is None else verified.to_json(),
+        "verdict": judge(before, after).to_json(),
+    }

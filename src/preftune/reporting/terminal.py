@@ -3,14 +3,13 @@
 Text of models and data is never read as markup.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-
-from preftune.reporting.verdict import Verdict
 
 # Rows of the final table: the key of the `eval` map, what a person calls it, and its unit.
 ROWS = (
@@ -24,52 +23,58 @@ ROWS = (
 )
 
 
-def print_plan(console: Console, lines: Sequence[tuple[str, str]]) -> None:
+SAMPLES = 3
+
+
+def print_plan(lines: Sequence[tuple[str, str]]) -> None:
     """Print the plan as two columns."""
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in lines:
         table.add_row(name, Text(value))
-    console.print(table)
+    Console().print(table)
 
 
-def print_results(
-    console: Console,
-    start: Mapping[str, float | None],
-    end: Mapping[str, float | None],
-    true_reward: Mapping[str, Mapping[str, float]] | None,
-    verdict: Verdict,
-) -> None:
-    """Print what training changed on held-out pairs: start, end, change."""
+def print_line(text: str) -> None:
+    """Print one sentence as it is."""
+    Console().print(Text(text))
+
+
+def print_results(directory: Path, summary: Mapping[str, Any], samples: Sequence[Mapping[str, Any]]) -> None:
+    """Print what training changed on held-out pairs, three samples, the verdict, and last the run's directory."""
+    console = Console()
+    console.print(_changes(summary))
+    for sample in samples[:SAMPLES]:
+        console.print(_side_by_side(sample))
+    verdict = summary["verdict"]
+    console.print(Text(f"{verdict['word']}: {verdict['sentence']}"))
+    console.print(Text(str(directory)), soft_wrap=True)
+
+
+def _changes(summary: Mapping[str, Any]) -> Table:
     table = Table(title="held-out pairs", title_justify="left")
     table.add_column("metric")
     for name in ("start", "end", "change"):
         table.add_column(name, justify="right", no_wrap=True)
     for key, name, unit in ROWS:
-        before, after = start.get(key), end.get(key)
+        before, after = summary["eval_start"][key], summary["eval"][key]
         if before is not None and after is not None:
-            table.add_row(f"{name}, {unit}" if unit else name, *_numbers(before, after))
-    if true_reward:
-        was, now = true_reward["reference"], true_reward["policy"]
+            numbers = (f"{before:.4f}", f"{after:.4f}", f"{after - before:+.4f}")
+            table.add_row(f"{name}, {unit}" if unit else name, *numbers)
+    if summary["true_reward"]:
+        was, now = summary["true_reward"]["reference"], summary["true_reward"]["policy"]
         reward = [f"{one['mean']:.3f} ± {one['stderr']:.3f}" for one in (was, now)]
         table.add_row("true reward", *reward, f"{now['mean'] - was['mean']:+.3f}")
-    console.print(table)
-    console.print(Text(f"{verdict.word}: {verdict.sentence}"))
+    return table
 
 
-def print_samples(console: Console, samples: Iterable[Mapping[str, Any]]) -> None:
-    """Print answers of reference and policy side by side, under the prompt's last turn."""
-    for sample in samples:
-        table = Table(title=Text(_shorten(sample["prompt"][-1]["content"], 200)), title_justify="left", expand=True)
-        table.add_column("reference", ratio=1, overflow="fold")
-        table.add_column("policy", ratio=1, overflow="fold")
-        table.add_row(Text(_shorten(sample["reference"], 600)), Text(_shorten(sample["policy"], 600)))
-        console.print(table)
-
-
-def _numbers(before: float, after: float) -> tuple[str, str, str]:
-    return f"{before:.4f}", f"{after:.4f}", f"{after - before:+.4f}"
+def _side_by_side(sample: Mapping[str, Any]) -> Table:
+    table = Table(title=Text(_shorten(sample["prompt"][-1]["content"], 200)), title_justify="left", expand=True)
+    table.add_column("reference", ratio=1, overflow="fold")
+    table.add_column("policy", ratio=1, overflow="fold")
+    table.add_row(Text(_shorten(sample["reference"], 600)), Text(_shorten(sample["policy"], 600)))
+    return table
 
 
 def _shorten(text: str, limit: int) -> str:

@@ -6,7 +6,6 @@ into it. Only metrics.jsonl grows in place, one whole line at a time.
 
 import contextlib
 import json
-import math
 import os
 import platform
 import socket
@@ -20,7 +19,8 @@ from typing import Any, Literal, Self
 import yaml
 from filelock import FileLock, Timeout
 
-from preftune.refusals import Refusal
+from preftune.refusals import Interrupted, Refusal, RunFailed
+from preftune.runs.files import line, read_json, replace, write_json, write_text
 
 State = Literal["running", "complete", "preempted", "failed"]
 
@@ -100,7 +100,7 @@ class RunDirectory:
         directory = cls(path, identity, lock)
         try:
             directory._refuse_another_run()
-            directory._write_json(".holder.json", {"pid": os.getpid(), "host": socket.gethostname()})
+            write_json(directory.path / ".holder.json", {"pid": os.getpid(), "host": socket.gethostname()})
         except BaseException:
             lock.release()
             raise
@@ -121,7 +121,7 @@ class RunDirectory:
 
     def previous(self) -> Previous | None:
         """Return how an earlier start of this run ended; None where there was none. Read before `start`."""
-        status = _read_json(self.path / "status.json")
+        status = read_json(self.path / "status.json")
         if status is None:
             return None
         return Previous(
@@ -129,7 +129,7 @@ class RunDirectory:
             step=status["step"],
             max_steps=status["max_steps"],
             reason=status["reason"],
-            summary=_read_json(self.path / "summary.json") or {},
+            summary=read_json(self.path / "summary.json") or {},
         )
 
     def start(self, configuration: Mapping[str, object], facts: Mapping[str, object]) -> None:
@@ -139,10 +139,10 @@ class RunDirectory:
             configuration: The resolved configuration as plain nested maps.
             facts: What the manifest holds beside identity, versions and platform: model, data, hashes.
         """
-        self._write_json("manifest.json", {"identity": self.identity, **_environment(), **facts})
+        write_json(self.path / "manifest.json", {"identity": self.identity, **_environment(), **facts})
         for name in _OF_ONE_START:
             (self.path / name).unlink(missing_ok=True)
-        self._write("config.yaml", yaml.safe_dump(dict(configuration), sort_keys=False, allow_unicode=True))
+        write_text(self.path / "config.yaml", yaml.safe_dump(dict(configuration), sort_keys=False, allow_unicode=True))
         self._status = {
             "state": "running",
             "reason": None,
@@ -152,19 +152,26 @@ class RunDirectory:
             "started": _now(),
             "ended": None,
         }
-        self._write_json("status.json", self._status)
+        write_json(self.path / "status.json", self._status)
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
         """Mark the run complete at the end of the block; preempted on Ctrl-C; failed on any other exception.
 
         The exception goes on.
+
+        Raises:
+            Interrupted: In place of KeyboardInterrupt, with the step at which the run stopped.
+            RunFailed: In place of a Refusal, which here no longer comes before everything is loaded.
         """
         try:
             yield
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             self._end_early("preempted", "interrupted by Ctrl-C")
-            raise
+            raise Interrupted(f"interrupted by Ctrl-C {self._where()}") from interrupt
+        except (Refusal, RunFailed) as fault:
+            self._end_early("failed", str(fault))
+            raise RunFailed(f"{fault}\nthe run failed {self._where()}") from fault
         except BaseException as error:
             self._end_early("failed", f"{type(error).__name__}: {error}")
             raise
@@ -176,48 +183,51 @@ class RunDirectory:
 
     def amend_manifest(self, facts: Mapping[str, object]) -> None:
         """Add what is known only once data and model are loaded: fingerprint, template hash, commit."""
-        manifest = _read_json(self.path / "manifest.json") or {}
-        self._write_json("manifest.json", {**manifest, **facts})
+        manifest = read_json(self.path / "manifest.json") or {}
+        write_json(self.path / "manifest.json", {**manifest, **facts})
 
     def log(self, metrics: Mapping[str, object], step: int) -> None:
         """Append one log event to metrics.jsonl, keys as they are."""
         with (self.path / "metrics.jsonl").open("ab") as file:
-            file.write(_line({"step": step, **metrics}))
+            file.write(line({"step": step, **metrics}))
 
     def write_ledger(self, ledger: Mapping[str, object]) -> None:
         """Write ledger.json."""
-        self._write_json("ledger.json", ledger)
+        write_json(self.path / "ledger.json", ledger)
 
     def write_summary(self, summary: Mapping[str, object]) -> None:
         """Write summary.json."""
-        self._write_json("summary.json", summary)
+        write_json(self.path / "summary.json", summary)
 
     def write_samples(self, samples: Iterable[Mapping[str, object]]) -> None:
         """Write samples.jsonl, one object per line."""
-        _replace(self.path / "samples.jsonl", b"".join(_line(sample) for sample in samples))
+        replace(self.path / "samples.jsonl", b"".join(line(sample) for sample in samples))
+
+    def samples(self) -> list[dict[str, Any]]:
+        """Return what samples.jsonl holds."""
+        lines = (self.path / "samples.jsonl").read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines]
+
+    def _where(self) -> str:
+        step, steps = self._status["step"], self._status["max_steps"]
+        return f"{f'at step {step} of {steps}' if steps else 'before the first step'}; see {self.path}"
 
     def _mark(self, **changes: object) -> None:
         self._status |= changes
-        self._write_json("status.json", self._status)
+        write_json(self.path / "status.json", self._status)
 
     def _end_early(self, state: State, reason: str) -> None:
         with contextlib.suppress(OSError):  # a full disk must not hide the exception that ends the run
             self._mark(state=state, reason=reason, ended=_now())
 
     def _refuse_another_run(self) -> None:
-        manifest = _read_json(self.path / "manifest.json")
+        manifest = read_json(self.path / "manifest.json")
         if manifest is not None and manifest["identity"] != self.identity:
             raise Refusal(
                 f"run directory must be empty or hold this run ({self.identity[:8]}), got {self.path}, which "
                 f"holds run {manifest['identity'][:8]}: another configuration or other data; set run.dir to "
                 "another directory, or to null to name it after the run"
             )
-
-    def _write_json(self, name: str, value: Mapping[str, object]) -> None:
-        self._write(name, json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-    def _write(self, name: str, text: str) -> None:
-        _replace(self.path / name, _encode(text))
 
 
 def _refuse_strange(path: Path) -> None:
@@ -248,48 +258,6 @@ def _environment() -> dict[str, object]:
         except metadata.PackageNotFoundError:
             versions[package] = None
     return {"versions": versions, "python": platform.python_version(), "platform": platform.platform()}
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        value = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise Refusal(f"{path} must hold JSON, got {error}; remove {path.parent} to start over") from error
-    if not isinstance(value, dict):
-        raise Refusal(f"{path} must hold an object, got {value!r}; remove {path.parent} to start over")
-    return value
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Put `content` at `path` at once: a reader sees the old file or the new one, whole."""
-    beside = path.with_name(f".{path.name}.tmp")
-    with beside.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
-
-
-def _line(value: Mapping[str, object]) -> bytes:
-    return _encode(json.dumps(_finite(value), ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def _encode(text: str) -> bytes:
-    # A lone surrogate, which no UTF-8 can hold, becomes \udXXX: what JSON itself writes for it.
-    return text.encode("utf-8", "backslashreplace")
-
-
-def _finite(value: object) -> object:
-    """Return `value` with nan, inf and -inf as strings, which JSON has no numbers for."""
-    if isinstance(value, Mapping):
-        return {str(key): _finite(each) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(each) for each in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value
 
 
 def _now() -> str:

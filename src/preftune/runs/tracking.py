@@ -278,3 +278,24 @@ def _staged_in(directory: Path) -> Iterator[None]:
         yield
     finally:
         del os.environ["WANDB_DATA_DIR"]
+
+
+@contextlib.contextmanager
+def tracking(settings: TrackSettings, directory: Path, configuration: dict[str, Any], watch: bool) -> Iterator[Tracker]:
+    """Start tracking, and finish with the way the block ends: 0, or 1 on any exception.
+
+    Args:
+        settings: Which tracker.
+        directory: The run's directory, whose last part names the run.
+        configuration: The resolved configuration as plain nested maps.
+        watch: False for a run that trains nothing, which nobody needs to watch.
+    """
+    if not watch:
+        settings = TrackSettings(name="none")
+    tracker = start_tracker(settings, directory, directory.name, configuration)
+    try:
+        yield tracker
+    except BaseException:
+        tracker.finish(1)
+        raise
+    tracker.finish(0)

@@ -5,20 +5,22 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from preftune.refusals import RunFailed
 
 Sink = Callable[[Mapping[str, float], int], None]
+OnStep = Callable[[int, int], None]
 
 
-class MetricsCallback(TrainerCallback):  # type: ignore[misc, no-any-unimported, unused-ignore]
-    """Hands each log event to every sink, with its step."""
+class Reporter(TrainerCallback):  # type: ignore[misc, no-any-unimported, unused-ignore]
+    """Hands each log event to every sink with its step, and each step to `on_step`."""
 
-    def __init__(self, sinks: list[Sink]) -> None:
-        """Keep `sinks`."""
+    def __init__(self, sinks: list[Sink], on_step: OnStep) -> None:
+        """Keep where to report to."""
         self.sinks = sinks
+        self.report_step = on_step
 
     def on_log(
         self,
@@ -31,6 +33,10 @@ class MetricsCallback(TrainerCallback):  # type: ignore[misc, no-any-unimported,
         """Pass the numbers on."""
         for sink in self.sinks:
             sink(dict(logs or {}), state.global_step)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Pass the step on."""
+        self.report_step(state.global_step, state.max_steps)
 
 
 class GradientGuard(TrainerCallback):  # type: ignore[misc, no-any-unimported, unused-ignore]
@@ -53,31 +59,25 @@ class GradientGuard(TrainerCallback):  # type: ignore[misc, no-any-unimported, u
             raise RunFailed(not_finite("gradient", state.global_step + 1, self.rows_of_step()))
 
 
-class StepProgress(TrainerCallback):  # type: ignore[misc, no-any-unimported, unused-ignore]
-    """One bar over the optimizer steps, with the last loss beside it."""
+class ProgressBars(TrainerCallback):  # type: ignore[misc, no-any-unimported, unused-ignore]
+    """One bar over the optimizer steps, with the last loss beside it, and one over each evaluation."""
 
     def __init__(self, console: Console) -> None:
-        """Make the bar on `console`."""
-        self.progress = Progress(
-            TextColumn("training"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[loss]}"),
-            TimeRemainingColumn(),
-            console=console,
-        )
-        self.task = self.progress.add_task("training", loss="")
+        """Draw on `console`."""
+        self.console = console
+        self.training: Progress | None = None
+        self.evaluation: Progress | None = None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Show the bar."""
-        self.progress.update(self.task, total=state.max_steps)
-        self.progress.start()
+        """Show the bar of the steps."""
+        self.training = _bar(self.console, "training", state.max_steps)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Move the bar."""
-        self.progress.update(self.task, completed=state.global_step)
+        """Move it."""
+        if self.training:
+            self.training.update(TaskID(0), completed=state.global_step)
 
     def on_log(
         self,
@@ -88,14 +88,40 @@ class StepProgress(TrainerCallback):  # type: ignore[misc, no-any-unimported, un
         **kwargs: Any,
     ) -> None:
         """Show the last loss."""
-        if logs and "loss" in logs:
-            self.progress.update(self.task, loss=f"loss {logs['loss']:.4f}")
+        if self.training and logs and "loss" in logs:
+            self.training.update(TaskID(0), note=f"loss {logs['loss']:.4f}")
+
+    def on_prediction_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Move the bar of the evaluation; inside training its own bar stays alone."""
+        if self.training:
+            return
+        if self.evaluation is None:
+            self.evaluation = _bar(self.console, "evaluating", len(kwargs["eval_dataloader"]))
+        self.evaluation.advance(TaskID(0))
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Leave the bar of the evaluation as it stands."""
+        if self.evaluation:
+            self.evaluation.stop()
+            self.evaluation = None
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Leave the bar as it stands."""
-        self.progress.stop()
+        """Leave the bar of the steps as it stands."""
+        if self.training:
+            self.training.stop()
+            self.training = None
+
+
+def _bar(console: Console, title: str, total: int) -> Progress:
+    columns = (TextColumn(f"{title:<10}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
+    progress = Progress(*columns, TimeRemainingColumn(), console=console)
+    progress.add_task(title, total=total, note="")
+    progress.start()
+    return progress
 
 
 def not_finite(what: str, step: int, rows: list[str]) -> str:

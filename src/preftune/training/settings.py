@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, model_serializer, model_validator
 
 from preftune.settings import Settings
 from preftune.training import dpo_fields
@@ -58,9 +58,16 @@ class TrainSettings(Settings):
     @classmethod
     def _gather_dpo_keys(cls, keys: Any) -> Any:
         own = {key: keys[key] for key in ("name", "global_batch_size") if key in keys}
-        if set(keys) == {*own, "dpo"}:  # a record that was written out
-            return keys
         return {**own, "dpo": {key: value for key, value in keys.items() if key not in own}}
+
+    @property
+    def max_length(self) -> int | None:
+        """Longest prompt and answer together, in tokens; None for no limit. TRL's default is 1024."""
+        return self.dpo.get("max_length", 1024)  # type: ignore[no-any-return]
+
+    @model_serializer
+    def _flat(self) -> dict[str, Any]:
+        return {"name": self.name, "global_batch_size": self.global_batch_size, **self.dpo}
 
     @model_validator(mode="after")
     def _accumulates_whole_batches(self) -> "TrainSettings":

@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,30 +18,62 @@ from datasets import Dataset
 from peft import PeftModel
 from rich.console import Console
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PrinterCallback
+from transformers import PrinterCallback, TrainerCallback
 from trl import DPOConfig, DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from preftune.losses.catalogue import PairLoss
+from preftune.losses.catalogue import pair_loss as losses
 from preftune.losses.logps import PairLogps
-from preftune.models.tokenizer import ChatTokenizer
 from preftune.refusals import RunFailed
-from preftune.tokens import TokenizedPairs
 from preftune.training import metrics, verification
-from preftune.training.callbacks import GradientGuard, MetricsCallback, Sink, StepProgress, not_finite
-from preftune.training.plan import Plan
-from preftune.training.settings import TrainSettings
+from preftune.training.callbacks import GradientGuard, OnStep, ProgressBars, Reporter, Sink, not_finite
+from preftune.training.preparation import Prepared
+from preftune.training.settings import LossSettings, TrainSettings
+from preftune.training.steps import Steps
 
 
-def trainer_arguments(train: TrainSettings, plan: Plan, directory: Path, *, beta: float, seed: int) -> DPOConfig:
-    """Return TRL's configuration: the user's keys, and those that preftune owns."""
+def build_trainer(
+    prepared: Prepared,
+    train: TrainSettings,
+    loss: LossSettings,
+    reference: str,
+    seed: int,
+    directory: Path,
+    sinks: list[Sink],
+    on_step: OnStep,
+) -> "PairTrainer":
+    """Set up training of what was prepared.
+
+    Args:
+        prepared: Pairs, policy, tokenizer, steps.
+        train: Batches, epochs, and TRL's own settings.
+        loss: Which loss, with its parameters.
+        reference: `base` (the model without adapter) or `adapter` (the adapter as it was loaded).
+        seed: Of the order of the pairs.
+        directory: Where TRL may write.
+        sinks: Where each log event goes.
+        on_step: Told after each optimizer step how many are done, of how many.
+    """
+    pair_loss, from_scratch = losses(loss.name, loss.model_dump(exclude={"name"}))
+    return PairTrainer(
+        prepared,
+        _arguments(train, prepared.steps, directory, beta=loss.beta, seed=seed),
+        pair_loss=pair_loss,
+        from_scratch=from_scratch,
+        reference=reference,
+        watchers=[Reporter(sinks, on_step), ProgressBars(Console())],
+    )
+
+
+def _arguments(train: TrainSettings, steps: Steps, directory: Path, *, beta: float, seed: int) -> DPOConfig:
     arguments = DPOConfig(
         **{"dataloader_pin_memory": torch.cuda.is_available(), **train.dpo},
         output_dir=str(directory),
         beta=beta,
         seed=seed,
         data_seed=seed,
-        gradient_accumulation_steps=plan.accumulation,
+        gradient_accumulation_steps=steps.accumulation,
         report_to="none",
         save_strategy="no",
         remove_unused_columns=False,
@@ -52,43 +85,50 @@ def trainer_arguments(train: TrainSettings, plan: Plan, directory: Path, *, beta
     return arguments
 
 
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What a training counted.
+
+    Attributes:
+        loss_first: Mean loss of the first step's pairs, before any update.
+        loss_last: Loss of the last log event.
+        steps: Optimizer steps done.
+        pairs: Pairs seen, each as often as it came.
+        tokens: Tokens of prompts and answers in those pairs; a prompt counts once for each answer.
+        seconds_in_reference: Wall-clock seconds spent on the reference while training.
+    """
+
+    loss_first: float
+    loss_last: float
+    steps: int
+    pairs: int
+    tokens: int
+    seconds_in_reference: float
+
+
 class PairTrainer(DPOTrainer):
     """Trains a policy on pairs with any `PairLoss`."""
 
     def __init__(
         self,
-        *,
-        policy: PreTrainedModel | PeftModel,
-        chat: ChatTokenizer,
-        train: TokenizedPairs,
-        held_out: TokenizedPairs,
+        prepared: Prepared,
         arguments: DPOConfig,
+        *,
         pair_loss: PairLoss,
+        from_scratch: PairLoss,
         reference: str,
-        sinks: list[Sink],
-        console: Console,
+        watchers: list[TrainerCallback],
     ) -> None:
-        """Set up the stock trainer around `policy`.
-
-        Args:
-            policy: Model or model with adapter; its trained weights keep their type and value.
-            chat: Tokenizer; its pad token fills up batches.
-            train: Rows to train on.
-            held_out: Rows to evaluate on.
-            arguments: From `trainer_arguments`.
-            pair_loss: What is trained.
-            reference: `base` (the model without adapter) or `adapter` (the adapter as it was loaded).
-            sinks: Where each log event goes.
-            console: Where the progress bar is drawn.
-        """
+        """Set up the stock trainer; `build_trainer` says what the arguments are."""
+        policy, chat = prepared.policy, prepared.chat
         trained = {name: p.detach().clone() for name, p in policy.named_parameters() if p.requires_grad}
         is_adapter = isinstance(policy, PeftModel)
         super().__init__(
             model=policy,
             ref_model=None if is_adapter else copy.deepcopy(policy).requires_grad_(False),
             args=arguments,
-            train_dataset=Dataset.from_list(train.rows),
-            eval_dataset=Dataset.from_list(held_out.rows),
+            train_dataset=Dataset.from_list(prepared.rows.rows),
+            eval_dataset=Dataset.from_list(prepared.held_out.rows),
             processing_class=chat.tokenizer,
             data_collator=_Collator(chat.tokenizer.pad_token_id, arguments.max_length),
         )
@@ -99,9 +139,9 @@ class PairTrainer(DPOTrainer):
         if is_adapter and reference == "base":
             policy.delete_adapter("ref")
         self.precompute_ref_logps = True  # the stock loss reads the reference from the batch: compute_loss puts it
-        self.pair_loss = pair_loss
+        self.pair_loss, self.from_scratch = pair_loss, from_scratch
         self.starts_at_reference = not is_adapter or reference == "adapter" or _is_zero(policy)
-        self.origins = {"train": train.origins, "eval": held_out.origins}
+        self.origins = {"train": prepared.rows.origins, "eval": prepared.held_out.origins}
         self.seconds_in_reference = 0.0
         self.pairs_seen = 0
         self.tokens_seen = 0
@@ -110,9 +150,8 @@ class PairTrainer(DPOTrainer):
         self._step_under_way = 0
         self._evaluated: list[PairLogps] = []
         self.remove_callback(PrinterCallback)
-        self.add_callback(MetricsCallback(sinks))
-        self.add_callback(GradientGuard(lambda: self._rows_of_step))
-        self.add_callback(StepProgress(console))
+        for watcher in (GradientGuard(lambda: self._rows_of_step), *watchers):
+            self.add_callback(watcher)
 
     def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
         return dataset  # the rows are token ids already, each of them checked
@@ -148,7 +187,7 @@ class PairTrainer(DPOTrainer):
             self._evaluated = []
         super().log(logs, start_time)
 
-    def verify_first_batch(self, scratch_loss: PairLoss) -> verification.Verified:
+    def verify_first_batch(self) -> verification.Verified:
         """Compare the first batch with the from-scratch reference, before anything is updated.
 
         Raises:
@@ -165,7 +204,25 @@ class PairTrainer(DPOTrainer):
             ours = verification.scratch_logps(policy_logits, reference_logits, inputs)
         self._metrics["train"].clear()
         self._total_train_tokens = 0
-        return verification.compare(trained, ours, self.pair_loss, scratch_loss, self.model.dtype)
+        self.seconds_in_reference = 0.0
+        return verification.compare(trained, ours, self.pair_loss, self.from_scratch, self.model.dtype)
+
+    def totals(self) -> Totals:
+        """Return what was counted; for after training."""
+        logged = [event["loss"] for event in self.state.log_history if "loss" in event]
+        return Totals(
+            loss_first=torch.cat(self.first_losses).double().mean().item(),
+            loss_last=logged[-1],
+            steps=self.state.global_step,
+            pairs=self.pairs_seen,
+            tokens=self.tokens_seen,
+            seconds_in_reference=self.seconds_in_reference,
+        )
+
+    @contextmanager
+    def acting_as_policy(self) -> Iterator[nn.Module]:
+        """Yield the model that stands for the policy."""
+        yield self.accelerator.unwrap_model(self.model)
 
     @contextmanager
     def acting_as_reference(self) -> Iterator[nn.Module]:
@@ -187,7 +244,8 @@ class PairTrainer(DPOTrainer):
         inputs = {name: value for name, value in inputs.items() if name != "row"}
         started = time.perf_counter()
         reference = self.compute_ref_log_probs(self.ref_model or self.model, inputs)
-        self.seconds_in_reference += time.perf_counter() - started
+        if self.model.training:
+            self.seconds_in_reference += time.perf_counter() - started
         inputs["ref_chosen_logps"], inputs["ref_rejected_logps"] = reference
         outputs: list[Any] = []
         super().compute_loss(_recording(model, outputs), inputs)

@@ -1,6 +1,7 @@
-"""The plan of a run: how many steps, how many of them warm up, and what cannot work."""
+"""The steps of a run: how many, how many of them warm up, and what cannot work."""
 
 import math
+import os
 from dataclasses import dataclass
 
 from preftune.refusals import Refusal
@@ -8,7 +9,7 @@ from preftune.training.settings import TrainSettings
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class Steps:
     """How the rows become optimizer steps.
 
     Attributes:
@@ -26,12 +27,18 @@ class Plan:
     batch: int
 
 
-def plan_steps(train: TrainSettings, pairs: int, *, devices: int) -> Plan:
-    """Work out the steps of a run over `pairs` pairs on `devices` processes.
+def count_steps(train: TrainSettings, pairs: int, *, devices: int | None = None) -> Steps:
+    """Work out the steps of a run over `pairs` pairs.
+
+    Args:
+        train: Batch sizes, epochs or steps, warm-up.
+        pairs: Pairs in one epoch.
+        devices: Processes with one device each; None asks the launcher's environment.
 
     Raises:
         Refusal: There is no pair, the batch does not divide, or warm-up takes the whole run.
     """
+    devices = devices or int(os.environ.get("WORLD_SIZE", "1"))
     per_device = train.dpo.get("per_device_train_batch_size", 8)
     if pairs == 0:
         raise Refusal("there must be at least one pair to train on, got none; the ledger says what dropped them")
@@ -45,7 +52,7 @@ def plan_steps(train: TrainSettings, pairs: int, *, devices: int) -> Plan:
     limit = train.dpo.get("max_steps", -1)
     steps = limit if limit > 0 else math.ceil(train.dpo.get("num_train_epochs", 3.0) * per_epoch)
     warmup = _warmup(train.dpo.get("warmup_steps", 0), steps)
-    return Plan(pairs, steps, warmup, accumulation, train.global_batch_size)
+    return Steps(pairs, steps, warmup, accumulation, train.global_batch_size)
 
 
 def _warmup(setting: float, steps: int) -> int:

@@ -1,0 +1,59 @@
+"""The plan that is printed before the first step: what the run is about to do, in a dozen lines."""
+
+import torch
+
+from preftune.data.ledger import SplitLedger
+from preftune.models.policy import count_parameters
+from preftune.models.settings import ModelSettings
+from preftune.training.preparation import Prepared
+from preftune.training.settings import LossSettings
+from preftune.training.steps import Steps
+
+_REFERENCES = {
+    "base": "base: the model without what is trained",
+    "adapter": "adapter: the adapter as it was loaded, frozen",
+}
+_ENGINES = {"trl": "trl: the stock DPOTrainer's forward pass"}
+
+
+def plan_lines(
+    prepared: Prepared, model: ModelSettings, loss: LossSettings, reference: str, engine: str
+) -> list[tuple[str, str]]:
+    """Return the lines of the plan as name and value."""
+    quantization = f", {model.quantization}" if model.quantization else ""
+    parameters = loss.model_dump(exclude={"name"})
+    return [
+        ("model", f"{prepared.source.location}, {model.dtype}{quantization}"),
+        ("trained", count_parameters(prepared.policy).describe()),
+        ("device", _device()),
+        ("turns end in", f"{prepared.chat.end_of_turn}; padding is {prepared.chat.tokenizer.pad_token}"),
+        *(("note", note) for note in prepared.chat.notes),
+        ("train pairs", _account(prepared.pairs.ledger.train)),
+        ("held-out pairs", _account(prepared.pairs.ledger.held_out)),
+        ("steps", _steps(prepared.steps)),
+        ("loss", ", ".join([loss.name, *(f"{key} {value:g}" for key, value in parameters.items())])),
+        ("reference", _REFERENCES[reference]),
+        ("engine", _ENGINES[engine]),
+    ]
+
+
+def _steps(steps: Steps) -> str:
+    batch = f"{steps.batch} pairs a step in {steps.accumulation} micro-batches"
+    if steps.batch > steps.pairs:
+        batch = f"all {steps.pairs} pairs a step, fewer than train.global_batch_size={steps.batch}"
+    return f"{steps.steps}, of which {steps.warmup_steps} warm up; {batch}"
+
+
+def _account(split: SplitLedger) -> str:
+    reasons = [f"{count:,} {reason}" for reason, count in split.dropped.items() if count]
+    dropped = f" ({', '.join(reasons)})" if reasons else ""
+    cut = f"; {split.truncated:,} cut at train.max_length" if split.truncated else ""
+    return f"{split.kept:,} kept of {split.read:,} read{dropped}{cut}"
+
+
+def _device() -> str:
+    if not torch.cuda.is_available():
+        return f"CPU, {torch.get_num_threads()} threads"
+    more = torch.cuda.device_count() - 1
+    idle = f"; {more} more visible and idle: one process drives one GPU" if more else ""
+    return f"{torch.cuda.get_device_name(0)}{idle}"

@@ -1,0 +1,20 @@
+"""How a command ends: a sentence on standard error, and an exit code that says what it was."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from preftune.refusals import Interrupted, Refusal, RunFailed
+
+# 0 complete; 1 failed; 2 refused before anything was loaded; 143 stopped from outside.
+CODES: dict[type[BaseException], int] = {Refusal: 2, RunFailed: 1, Interrupted: 143}
+
+
+@contextmanager
+def exits() -> Iterator[None]:
+    """End the process with the message and code of what a user can cause; any other exception goes on."""
+    try:
+        yield
+    except tuple(CODES) as ending:
+        sys.stderr.write(f"{ending}\n")
+        sys.exit(next(code for kind, code in CODES.items() if isinstance(ending, kind)))

@@ -1,0 +1,34 @@
+"""From choices to the run's directory: what makes this run the run it is, and where it stands."""
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from preftune.runs.directory import RunDirectory
+from preftune.runs.identity import directory_name, identity, local_contents
+
+# Settings that name a file or directory whose content, not whose place, makes the run.
+_INPUTS = ("model.path", "model.chat_template", "data.path", "adapter.path")
+
+
+@contextmanager
+def open_run(resolved: Mapping[str, Mapping[str, str | None]], *, scratch: bool) -> Iterator[RunDirectory]:
+    """Hold the run's directory for the while.
+
+    Args:
+        resolved: The resolved configuration as plain nested maps. `run.dir` names the directory; null names it
+            after model, data, loss and identity, below `runs/`.
+        scratch: Use a temporary directory that is removed at the end: for a run that trains nothing.
+
+    Raises:
+        Refusal: A local input does not exist, or the directory cannot be used.
+    """
+    inputs = {key: resolved[group].get(name) for key in _INPUTS for group, name in [key.split(".")]}
+    identified = identity(resolved, local_contents(inputs))
+    model, data, loss = (str(resolved[group]["name"]) for group in ("model", "data", "loss"))
+    path = Path(resolved["run"]["dir"] or Path("runs") / directory_name(model, data, loss, identified))
+    with ExitStack() as stack:
+        if scratch:
+            path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / path.name
+        yield stack.enter_context(RunDirectory.open(path, identified))
