@@ -49,7 +49,7 @@ def _json_line_rows(file: Path) -> Iterator[Row]:
         # Split at "\n" alone: str.splitlines would also split at U+2028 inside an answer.
         for number, line in enumerate(lines, start=1):
             if line.strip():
-                row = _parsed(line, file.name, number)
+                row = _parsed(line.rstrip(b"\r\n"), file.name, number)
                 yield _row(row, f"{file.name}:{number}", may_hold_surrogates=_escapes_surrogates(line))
 
 
