@@ -138,6 +138,7 @@ def test_no_marker_of_any_template_is_left_in_what_openhermes_reads():
             "<|im_start|>tool\n4<|im_end|>",
             "ChatML of system, user, human, assistant, gpt, got a turn of 'tool'",
         ),
+        ("<|im_start|>assistant\n4<|im_end|>\nor 5", "whole ChatML turns, got '<|im_start|>' in '\\nor 5'"),
         ("4<|im_end|> and 5", "whole ChatML turns, got '<|im_end|>' in '4<|im_end|> and 5'"),
         ("4<|eot_id|>", "whole ChatML turns, got '<|eot_id|>' in '4<|eot_id|>'"),
         ("<|im_start|>user\na<|im_start|>b<|im_end|>", "got '<|im_start|>' within 'a<|im_start|>b'"),
