@@ -1,5 +1,6 @@
 """What a dataset recipe can choose."""
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -7,6 +8,12 @@ from pydantic import Field, model_validator
 from preftune.settings import Settings
 
 Dialect = Literal["messages", "openhermes", "ultrafeedback", "hh_rlhf", "orca", "sharegpt"]
+
+_WITHOUT_EFFECT = {
+    "hub": (),
+    "files": ("id", "revision", "test_split"),
+    "toy": ("id", "revision", "test_split", "dialect", "score", "top_k", "min_score"),
+}
 
 
 class ToySettings(Settings):
@@ -25,16 +32,19 @@ class DataSettings(Settings):
         id: Hub id. `path` stands in for it.
         revision: Branch, tag or commit of `id`.
         split: Split of `id` that training uses.
-        test_split: Split of `id` held out for evaluation; without it `test_size` is cut from `split`.
-        path: Local file: JSON, JSON lines or parquet, in the layout that `dialect` names.
+        test_split: Split of `id` held out for evaluation; without it, and with `path`, `test_size` is.
+        path: Local file: JSON, JSON lines or parquet, in the layout that `dialect` names. It stands in for
+            `id` with all of its splits.
         dialect: The layout of the rows.
         score: Column with the strength of the preference, or two columns, of chosen and of rejected, whose
             difference is the strength. Needed by `top_k` and `min_score`.
         top_k: Keep this many pairs, those with the highest score; ties are broken by content hash.
-        min_score: Keep pairs whose score is at least this.
+        min_score: Keep pairs whose score is at least this, in the units of `score`.
         max_rows: Keep at most this many pairs, chosen by content hash.
         test_size: Held-out share of the prompts when below 1, their number otherwise. Chosen by prompt hash.
         split_seed: Changes which prompts are held out.
+        overlong: What becomes of a pair longer than `train.max_length`: `drop` it, `cut` the end of its answers,
+            or `stop`.
         toy: Settings of the toy world; only for `source: toy`.
     """
 
@@ -52,30 +62,44 @@ class DataSettings(Settings):
     max_rows: Annotated[int, Field(ge=2)] | None = None
     test_size: Annotated[float, Field(gt=0)]
     split_seed: int = 0
+    overlong: Literal["drop", "cut", "stop"]
     toy: ToySettings | None = None
 
     @model_validator(mode="after")
-    def _has_a_source(self) -> "DataSettings":
-        if self.source == "hub" and not (self.id or self.path):
-            raise ValueError("data.id must name a dataset, or data.path a local copy of it, got neither")
-        if self.source == "files" and not self.path:
-            raise ValueError("data.path must name a local file, got null")
-        if self.source == "toy" and self.path:
-            raise ValueError(f"data.path must be null for data=toy, which reads no file, got {self.path!r}")
+    def _settings_agree(self) -> "DataSettings":
+        faults = [*self._source_faults(), *self._layout_faults(), *self._selection_faults()]
+        if faults:
+            raise ValueError("\n".join(faults))
         return self
 
-    @model_validator(mode="after")
-    def _has_a_score_to_select_by(self) -> "DataSettings":
+    def _source_faults(self) -> Iterator[str]:
+        if self.source == "hub" and not (self.id or self.path):
+            yield "data.id must name a dataset, or data.path a local copy of it, got neither"
+        if self.source == "files" and not self.path:
+            yield "data.path must name a local file, got null"
+        if self.source == "toy" and self.path:
+            yield (
+                f"data.path must be null for data=toy, which reads no file, got {self.path!r}; "
+                "use data=jsonl or another recipe"
+            )
+        for key in _WITHOUT_EFFECT[self.source]:
+            if (value := getattr(self, key)) is not None:
+                yield f"data.{key} must be null where data.source is {self.source}, got {value!r}"
+
+    def _layout_faults(self) -> Iterator[str]:
+        if self.source == "toy" and self.toy is None:
+            yield "data.toy must be given where data.source is toy, got null"
+        if self.source != "toy" and self.toy is not None:
+            yield f"data.toy must be null where data.source is {self.source}, which has no toy world"
+        if self.source != "toy" and self.dialect is None:
+            yield "data.dialect must name the layout of the rows, got null"
+
+    def _selection_faults(self) -> Iterator[str]:
         for key in ("top_k", "min_score"):
-            if getattr(self, key) is not None and self.score is None:
-                raise ValueError(
+            if self.source != "toy" and getattr(self, key) is not None and self.score is None:
+                yield (
                     f"data.{key} must be null where data.score is null, got {getattr(self, key)}; "
                     "set data.score to the column that holds the strength of the preference"
                 )
-        return self
-
-    @model_validator(mode="after")
-    def _holds_out_a_countable_part(self) -> "DataSettings":
         if self.test_size >= 1 and self.test_size != int(self.test_size):
-            raise ValueError(f"data.test_size must be a share below 1 or a whole number, got {self.test_size}")
-        return self
+            yield f"data.test_size must be a share below 1 or a whole number, got {self.test_size}"

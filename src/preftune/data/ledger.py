@@ -1,0 +1,52 @@
+"""What became of every row: how many were read, dropped and why, and kept, for each split."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class SplitLedger:
+    """The account of one split: `read` is what was dropped, by reason, and what is kept.
+
+    Attributes:
+        source: Where the rows came from.
+        read: Rows read.
+        dropped: Rows dropped, by reason, in the order of the steps; a step that ran and dropped none says 0.
+        truncated: Kept rows whose answers lost tokens.
+    """
+
+    source: str
+    read: int
+    dropped: dict[str, int] = field(default_factory=dict)
+    truncated: int = 0
+
+    @property
+    def kept(self) -> int:
+        """Rows that are left."""
+        return self.read - sum(self.dropped.values())
+
+    def drop(self, reason: str, rows: int) -> None:
+        """Account for `rows` that are dropped for `reason`."""
+        self.dropped[reason] = self.dropped.get(reason, 0) + rows
+
+
+@dataclass
+class Ledger:
+    """The account of a run's data."""
+
+    train: SplitLedger
+    held_out: SplitLedger
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `ledger.json` holds."""
+        return {name: _split(split) for name, split in (("train", self.train), ("held_out", self.held_out))}
+
+
+def _split(split: SplitLedger) -> dict[str, Any]:
+    return {
+        "source": split.source,
+        "read": split.read,
+        "dropped": dict(split.dropped),
+        "kept": split.kept,
+        "truncated": split.truncated,
+    }

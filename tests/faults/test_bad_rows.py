@@ -1,0 +1,276 @@
+"""What bad files and bad rows get: a sentence with file, row and field, and nothing trained."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from preftune.data.loading import load_pairs
+from preftune.data.settings import DataSettings
+from preftune.refusals import Refusal
+
+GOOD = {"prompt": "2 + 2?", "chosen": "4", "rejected": "5"}
+USER = {"role": "user", "content": "2 + 2?"}
+BEST = {"role": "assistant", "content": "4"}
+ORCA = {"system": "", "question": "2 + 2?", "chosen": "4", "rejected": "5"}
+FEEDBACK = {"prompt": "2 + 2?", "chosen": [USER, BEST], "rejected": [USER, {**BEST, "content": "5"}]}
+GPT = {"from": "gpt", "value": "4"}
+SHAREGPT = {
+    "conversations": [{"from": "human", "value": "2 + 2?"}],
+    "chosen": GPT,
+    "rejected": {**GPT, "value": "5"},
+}
+HH = {"chosen": "\n\nHuman: 2 + 2?\n\nAssistant: 4", "rejected": "\n\nHuman: 2 + 2?\n\nAssistant: 5"}
+
+
+def refusal(path: Path, dialect: str = "messages", **choices: object) -> str:
+    settings = DataSettings.model_validate(
+        {"name": "x", "source": "files", "path": str(path), "dialect": dialect, "test_size": 0.5, **choices}
+    )
+    with pytest.raises(Refusal) as refused:
+        load_pairs(settings)
+    return str(refused.value)
+
+
+def refusal_of_bytes(tmp_path: Path, name: str, content: bytes) -> str:
+    file = tmp_path / name
+    file.write_bytes(content)
+    return refusal(file)
+
+
+def refusal_of_rows(tmp_path: Path, rows: list[object], dialect: str = "messages", **choices: object) -> str:
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return refusal(file, dialect, **choices)
+
+
+def test_a_missing_file(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    assert refusal(path) == f"data.path must name a file that exists, got '{path}'"
+
+
+def test_a_directory(tmp_path):
+    assert refusal(tmp_path) == f"data.path must name a file, got the directory '{tmp_path}'"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("rows.jsonl", b"", "rows.jsonl must hold at least one row, got an empty file"),
+        ("rows.jsonl", b"\n \n", "rows.jsonl must hold at least one row, got none"),
+        ("rows.json", b"[]", "rows.json must hold at least one row, got none"),
+        (
+            "rows.jsonl",
+            b'{"prompt": "a"}\n\n{"prompt": "b", "chosen": \n{"prompt": "c"}\n',
+            "rows.jsonl:3: must be JSON, got a fault at column 27: Expecting value",
+        ),
+        (
+            "rows.jsonl",
+            b'{"prompt": "a"}\n{"prompt": "cut in the mid',
+            "rows.jsonl:2: must be JSON, got a fault at column 12: Unterminated string starting at",
+        ),
+        (
+            "rows.json",
+            b'[\n {"prompt": "a"},\n {"prompt" "b"}\n]',
+            "rows.json:3: must be JSON, got a fault at column 12: Expecting ':' delimiter",
+        ),
+        (
+            "rows.json",
+            b'{"prompt": "a"}\n{"prompt": "b"}\n',
+            "rows.json:2: must be JSON, got a fault at column 1: Extra data; "
+            "a file with one object a line is called .jsonl",
+        ),
+        (
+            "rows.json",
+            b'{"train": []}',
+            "rows.json must hold a list of objects, got an object; a file with one object a line is called .jsonl",
+        ),
+        ("rows.json", b'[{"prompt": "a"}, 3]', "rows.json:2: row must be an object, got the number 3"),
+        ("rows.jsonl", b'{"prompt": "a"}\n["b"]\n', "rows.jsonl:2: row must be an object, got a list"),
+        (
+            "rows.jsonl",
+            b'{"prompt": "a"}\n{"prompt": "a", "chosen": "\\ud83d!"}\n',
+            "rows.jsonl:2: chosen must be valid Unicode, got half of a surrogate pair, '\\ud83d'",
+        ),
+        (
+            "rows.json",
+            b'[{"prompt": "a"}, {"rejected": [{"content": "\\uDE00"}]}]',
+            "rows.json:2: rejected must be valid Unicode, got half of a surrogate pair, '\\ude00'",
+        ),
+        (
+            "rows.jsonl",
+            b'{"prompt": "a"}\n{"prompt": "\xff"}\n',
+            "rows.jsonl:2: must be UTF-8, got 0xff as byte 13 of the line",
+        ),
+        (
+            "rows.json",
+            b'[{"prompt": "a"},\n{"prompt": "\xed\xa0\xbd"}]',
+            "rows.json:2: must be UTF-8, got 0xed as byte 13 of the line",
+        ),
+        (
+            "rows.csv",
+            b"prompt,chosen,rejected\n",
+            "data.path must end in .json, .jsonl, .parquet, got '{path}'",
+        ),
+    ],
+)
+def test_a_file_that_cannot_be_read(tmp_path, name, content, sentence):
+    assert refusal_of_bytes(tmp_path, name, content) == sentence.replace("{path}", str(tmp_path / name))
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b'{"a": ' + b"1" * 5_000 + b"}"])
+def test_json_beyond_what_can_be_read(tmp_path, content):
+    sentence = refusal_of_bytes(tmp_path, "rows.jsonl", content)
+    assert sentence.startswith("rows.jsonl:1: must be JSON that can be read, got a fault: ")
+
+
+def test_a_broken_parquet_file(tmp_path):
+    sentence = refusal_of_bytes(tmp_path, "rows.parquet", b"PAR1 and no more")
+    assert sentence.startswith("rows.parquet must be a parquet file that can be read, got a fault after row 0: ")
+
+
+ROW_FAULTS = [
+    # text
+    ("messages", GOOD, {"chosen": 3}, "chosen must be text, got 3"),
+    ("messages", GOOD, {"chosen": None}, "chosen must be text, got null"),
+    ("messages", GOOD, {"prompt": True}, "prompt must be text, got True"),
+    ("messages", GOOD, {"rejected": float("nan")}, "rejected must be text, got nan"),
+    (
+        "messages",
+        GOOD,
+        {"prompt": "<|im_start|>user\nHi<|im_end|>\n"},
+        "prompt must be text that no chat template has rendered, got '<|im_start|>user\\nHi<|im_end|>\\n'; "
+        "data.dialect=openhermes reads ChatML",
+    ),
+    # messages
+    ("messages", GOOD, {"prompt": []}, "prompt must hold at least one message, got none"),
+    ("messages", GOOD, {"prompt": ["Hi"]}, "prompt[0] must be a message, got 'Hi'"),
+    (
+        "messages",
+        GOOD,
+        {"prompt": [{"role": "tool", "content": "Hi"}]},
+        "prompt[0].role must be one of system, user, human, assistant, gpt, got 'tool'",
+    ),
+    ("messages", GOOD, {"prompt": [{"role": "user"}]}, "prompt[0].content must be text, got null"),
+    ("messages", GOOD, {"chosen": [USER]}, "chosen must end with the assistant's turn, got 'user'"),
+    (
+        "messages",
+        GOOD,
+        {"chosen": [{"role": "user", "content": "1?"}, BEST]},
+        "chosen must repeat the prompt before its answer, got [{'role': 'user', 'content': '1?'}]",
+    ),
+    # sense
+    ("messages", GOOD, {"chosen": " \n"}, "chosen must not be empty, got ' \\n'"),
+    ("messages", GOOD, {"chosen": "5"}, "chosen must differ from rejected, got '5' for both"),
+    ("messages", GOOD, {"prompt": [BEST]}, "prompt must end with the user's turn, got 'assistant'"),
+    ("messages", GOOD, {"prompt": " "}, "prompt[0].content must not be empty, got ' '"),
+    # layouts
+    ("ultrafeedback", FEEDBACK, {"chosen": "4"}, "chosen must be a list of messages, got '4'"),
+    (
+        "ultrafeedback",
+        FEEDBACK,
+        {"prompt": "1?"},
+        "chosen must hold the user's turn that prompt repeats, got [{'role': 'user', 'content': '2 + 2?'}]",
+    ),
+    (
+        "ultrafeedback",
+        FEEDBACK,
+        {"rejected": [{"role": "user", "content": "1?"}, BEST]},
+        "rejected must repeat the prompt before its answer, got [{'role': 'user', 'content': '1?'}]",
+    ),
+    (
+        "openhermes",
+        ORCA,
+        {"system": "A", "question": "<|im_start|>system\nB<|im_end|>\n<|im_start|>user\nC<|im_end|>"},
+        "system must be the system turn that the prompt begins with, got 'A'",
+    ),
+    (
+        "openhermes",
+        ORCA,
+        {"system": "<|im_start|>user\nB<|im_end|>"},
+        "system must be text or one system turn, got [{'role': 'user', 'content': 'B'}]",
+    ),
+    ("orca", ORCA, {"question": ["2 + 2?"]}, "question must be text, got ['2 + 2?']"),
+    ("orca", ORCA, {"system": 1}, "system must be text, got 1"),
+    (
+        "sharegpt",
+        SHAREGPT,
+        {"conversations": [{"from": "function", "value": "2"}]},
+        "conversations[0].from must be one of system, user, human, assistant, gpt, got 'function'",
+    ),
+    (
+        "sharegpt",
+        SHAREGPT,
+        {"chosen": {"from": "human", "value": "4"}},
+        "chosen must end with the assistant's turn, got 'user'",
+    ),
+    (
+        "hh_rlhf",
+        HH,
+        {"rejected": "Human: 2"},
+        "chosen and rejected must begin with the same turns up to an '\\n\\nAssistant:', "
+        "got '\\n\\nHuman: 2 + 2?\\n\\nAssistant: 4' and 'Human: 2'",
+    ),
+    (
+        "hh_rlhf",
+        HH,
+        {"chosen": HH["chosen"] + "\n\nHuman: Why?\n\nAssistant: So"},
+        "chosen must end with one answer after the shared turns, got another 'Human' turn",
+    ),
+    (
+        "hh_rlhf",
+        HH,
+        {"chosen": "Hi\n\nAssistant: 4", "rejected": "Hi\n\nAssistant: 5"},
+        "chosen must begin with '\\n\\nHuman:', got 'Hi'",
+    ),
+]
+
+
+@pytest.mark.parametrize(("dialect", "good", "change", "fault"), ROW_FAULTS)
+def test_a_wrong_row_is_told_by_file_row_and_field(tmp_path, dialect, good, change, fault):
+    sentence = refusal_of_rows(tmp_path, [good, {**good, **change}], dialect)
+    assert sentence == (f"every row must be right, got 1 wrong of 2; mend or remove them:\n  rows.jsonl:2: {fault}")
+
+
+def test_the_first_five_faults_are_shown_and_the_others_counted(tmp_path):
+    rows = [
+        GOOD,
+        *({**GOOD, "chosen": number} for number in range(6)),
+        {**GOOD, "chosen": "", "rejected": ""},
+    ]
+    # The last row has three faults: chosen is empty, rejected is empty, and the two are equal.
+    assert refusal_of_rows(tmp_path, rows) == (
+        "every row must be right, got 7 wrong of 8; mend or remove them:\n"
+        "  rows.jsonl:2: chosen must be text, got 0\n"
+        "  rows.jsonl:3: chosen must be text, got 1\n"
+        "  rows.jsonl:4: chosen must be text, got 2\n"
+        "  rows.jsonl:5: chosen must be text, got 3\n"
+        "  rows.jsonl:6: chosen must be text, got 4\n"
+        "  and 4 more"
+    )
+
+
+@pytest.mark.parametrize("score", [None, "high", True, float("nan"), float("inf")])
+def test_a_score_that_is_no_finite_number(tmp_path, score):
+    rows = [{**GOOD, "gap": 1}, {**GOOD, "gap": score}]
+    shown = "null" if score is None else repr(score)
+    assert refusal_of_rows(tmp_path, rows, score="gap") == (
+        "every row must be right, got 1 wrong of 2; mend or remove them:\n"
+        f"  rows.jsonl:2: gap must be a finite number, got {shown}"
+    )
+
+
+def test_columns_that_do_not_fit_the_dialect(tmp_path):
+    assert refusal_of_rows(tmp_path, [{"instruction": "2?", "output": "4"}], "openhermes") == (
+        "rows.jsonl must have the columns question or prompt or input, chosen, rejected for "
+        "data.dialect=openhermes, got instruction, output; choose the dialect that fits: "
+        "messages, ultrafeedback, openhermes, hh_rlhf, orca, sharegpt"
+    )
+
+
+def test_a_score_column_that_is_not_there(tmp_path):
+    rows = [{**GOOD, "score_chosen": 1}]
+    assert refusal_of_rows(tmp_path, rows, score=["score_chosen", "score_rejected"]) == (
+        "data.score must name columns of rows.jsonl, got score_rejected; its columns are chosen, prompt, "
+        "rejected, score_chosen, and data.score=null takes no score"
+    )
