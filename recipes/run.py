@@ -23,15 +23,13 @@ def run(choices: config.Config, resolved: dict[str, Any]) -> None:
     with open_run(resolved, scratch=choices.dry_run) as directory:
         previous = directory.previous()
         environment.settle()
-        if previous is not None and previous.complete:
+        if previous and previous.complete:
             from preftune.reporting import terminal
 
-            terminal.print_line(f"{previous.sentence()}; its results:")
-            terminal.print_results(directory.path, previous.summary, directory.samples())
-            return
+            return terminal.print_complete(directory.path, previous, directory.samples())
         directory.start(resolved, {})
         with directory.running(), tracking(choices.track, directory.path, resolved, not choices.dry_run) as tracker:
-            train(choices, directory, tracker)
+            return train(choices, directory, tracker)
 
 
 def train(run: config.Config, directory: RunDirectory, tracker: Tracker) -> None:
@@ -45,25 +43,16 @@ def train(run: config.Config, directory: RunDirectory, tracker: Tracker) -> None
     seconds = Stages()
     with seconds("data"):
         prepared = prepare(run.model, run.data, run.adapter, run.train, run.seed)
-    directory.amend_manifest(prepared.manifest())
-    directory.write_ledger(prepared.pairs.ledger.to_json())
-    lines = plan.plan_lines(prepared, run.model, run.loss, run.reference, run.engine)
-    terminal.print_plan([*lines, ("results", str(directory.path)), ("tracked", tracker.describe())])
+    directory.write_inputs(prepared.manifest(), prepared.pairs.ledger.to_json())
+    places = [("results", str(directory.path)), ("tracked", tracker.describe())]
+    terminal.print_plan(plan.plan_lines(prepared, run.model, run.loss, run.reference, run.engine) + places)
     if run.dry_run:
         return
-    trainer = build_trainer(
-        prepared,
-        run.train,
-        run.loss,
-        run.reference,
-        run.seed,
-        directory.path,
-        [directory.log, tracker.log],
-        directory.progress,
-    )
+    trainer = build_trainer(prepared, run.train, run.loss, run.reference, run.seed, directory.path)
+    trainer.report_to(directory.progress, directory.log, tracker.log)
     with seconds("evaluate"):
         verified = trainer.verify_first_batch() if run.verify == "first_batch" else None
-        terminal.print_line(verified.describe() if verified else "not verified: verify=off")
+        terminal.print_verified(verified)
         start = trainer.evaluate()
     with seconds("train"):
         trainer.train()
@@ -72,12 +61,10 @@ def train(run: config.Config, directory: RunDirectory, tracker: Tracker) -> None
         said = measure_answers(trainer, prepared, run.evaluate, run.seed)
     save_policy(prepared.policy, prepared.chat.tokenizer, directory.path)
     results = summary.summarise(trainer.totals(), seconds.seconds, start, end, said, run.engine, verified)
-    samples = list(said.answers.rows())
-    directory.write_samples(samples)
-    directory.write_summary(results)
+    directory.write_results(results, said.rows)
     tracker.summarise(results)
-    tracker.log_samples(samples)
-    terminal.print_results(directory.path, results, samples)
+    tracker.log_samples(said.rows)
+    terminal.print_results(directory.path, results, said.rows)
 
 
 @hydra.main(version_base="1.3", config_path=str(CHOICES), config_name="run")

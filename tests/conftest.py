@@ -35,6 +35,12 @@ def llama3_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def pair_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty-two short pairs as JSON lines."""
+    return stock.write_pairs(tmp_path_factory.mktemp("pairs") / "pairs.jsonl", stock.pairs(22))
+
+
+@pytest.fixture(scope="session")
 def demo_pairs() -> Path:
     """The 200 real pairs beside the checkout."""
     path = SHARED / "dpo_en_demo_200.json"

@@ -1,5 +1,6 @@
 """Models and tokenizers made in-process: real transformers classes, a second to build."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from preftune.data.settings import DataSettings
 from preftune.models.settings import LowRankSettings, ModelSettings
 from preftune.pairs import PreferencePair
 
@@ -96,6 +98,26 @@ def model_settings(path: Path | None, **changes: object) -> ModelSettings:
         "start": "instruct",
     }
     return ModelSettings.model_validate(fields | changes)
+
+
+def data_settings(path: Path, **changes: object) -> DataSettings:
+    """Return the settings of conf/data/jsonl.yaml for `path`, with `changes`."""
+    fields: dict[str, object] = {
+        "name": "jsonl",
+        "source": "files",
+        "path": str(path),
+        "dialect": "messages",
+        "test_size": 0.2,
+        "overlong": "drop",
+    }
+    return DataSettings.model_validate(fields | changes)
+
+
+def write_pairs(path: Path, made: list[PreferencePair]) -> Path:
+    """Write pairs as JSON lines in the layout of `messages`; return the path."""
+    rows = [{"prompt": list(pair.prompt), "chosen": pair.chosen, "rejected": pair.rejected} for pair in made]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
 
 
 def lora(**changes: object) -> LowRankSettings:

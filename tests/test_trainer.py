@@ -9,16 +9,12 @@ from typing import Any
 import pytest
 import torch
 from pydantic import TypeAdapter
-from rich.console import Console
 
-from preftune import tokens
-from preftune.models import source
-from preftune.models.policy import load_policy, save_policy
+from preftune.models.policy import save_policy
 from preftune.models.settings import FullSettings, LowRankSettings
-from preftune.models.tokenizer import load_tokenizer
 from preftune.refusals import RunFailed
+from preftune.training.preparation import prepare
 from preftune.training.settings import LossSettings, TrainSettings
-from preftune.training.steps import count_steps
 from preftune.training.trainer import PairTrainer, build_trainer
 from tests import stock
 
@@ -39,7 +35,7 @@ Make = Callable[..., PairTrainer]
 
 
 @pytest.fixture
-def make(chatml_model: Path, tmp_path: Path) -> Make:
+def make(chatml_model: Path, pair_file: Path, tmp_path: Path) -> Make:
     def build(
         *,
         adapter: LowRankSettings | FullSettings | None = None,
@@ -50,31 +46,15 @@ def make(chatml_model: Path, tmp_path: Path) -> Make:
         **train: Any,
     ) -> PairTrainer:
         settings = stock.model_settings(chatml_model, **(model or {}))
-        place = source.locate(settings)
-        chat = load_tokenizer(settings, place)
-        pairs = stock.pairs(22)
-        train_rows, held_out = (
-            tokens.tokenize(split, chat, max_length=256, overlong="stop") for split in (pairs[:16], pairs[16:])
-        )
         recipe = TrainSettings.model_validate(TRAIN | train)
+        prepared = prepare(settings, stock.data_settings(pair_file, test_size=6), adapter or stock.lora(), recipe, 0)
         fields = {"name": loss, "beta": 0.1} | (parameters or {})
         if loss == "sigmoid":
             fields = {"label_smoothing": 0.0} | fields
         logged: list[tuple[int, dict[str, float]]] = []
-        trainer = build_trainer(
-            recipe,
-            TypeAdapter(LossSettings).validate_python(fields),
-            reference,
-            0,
-            steps=count_steps(recipe, 16),
-            policy=load_policy(settings, adapter or stock.lora(), place, seed=0),
-            chat=chat,
-            rows=train_rows,
-            held_out=held_out,
-            directory=tmp_path,
-            sinks=[lambda metrics, step: logged.append((step, dict(metrics)))],
-            console=Console(quiet=True),
-        )
+        pair_loss = TypeAdapter(LossSettings).validate_python(fields)
+        trainer = build_trainer(prepared, recipe, pair_loss, reference, 0, tmp_path)
+        trainer.report_to(lambda step, steps: None, lambda metrics, step: logged.append((step, dict(metrics))))
         LOGS[id(trainer)] = logged
         return trainer
 
@@ -214,7 +194,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_the_update_and_names_its
     with pytest.raises(
         RunFailed,
         match=r"the loss of step 1 must be finite, got NaN or infinity; nothing was updated\. "
-        r"Its rows: made:\d+\. Lower",
+        r"Its rows: pairs.jsonl:\d+\. Lower",
     ):
         trainer.train()
     now = [p for p in trainer.model.parameters() if p.requires_grad]
@@ -225,7 +205,9 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_the_update(make: Mak
     trainer = make()
     start = copy.deepcopy([p.detach() for p in trainer.model.parameters() if p.requires_grad])
     next(p for p in trainer.model.parameters() if p.requires_grad).register_hook(lambda g: g * float("inf"))
-    with pytest.raises(RunFailed, match=r"the gradient of step 1 must be finite.*Its rows: (made:\d+, ){7}made:\d+\. "):
+    with pytest.raises(
+        RunFailed, match=r"the gradient of step 1 must be finite.*Its rows: (pairs.jsonl:\d+(, |\. )){8}"
+    ):
         trainer.train()
     now = [p for p in trainer.model.parameters() if p.requires_grad]
     assert all(torch.equal(a, b) for a, b in zip(start, now, strict=True))

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from preftune.evaluating.sampling import Answers, Estimate, sample_answers
+from preftune.evaluating.sampling import Estimate, sample_answers
 from preftune.evaluating.settings import EvaluateSettings
 from preftune.training.preparation import Prepared
 from preftune.training.trainer import PairTrainer
@@ -16,12 +17,12 @@ class MeasuredAnswers:
     """Answers to held-out prompts, and what they show.
 
     Attributes:
-        answers: Of reference and policy.
+        rows: A row a prompt, as samples.jsonl holds them.
         kl_to_reference: KL(policy || reference) per answer, in nats; None where nothing was sampled.
         true_reward: Mean and standard error for `reference` and `policy`; None where no truth is known.
     """
 
-    answers: Answers
+    rows: list[dict[str, Any]]
     kl_to_reference: Estimate | None
     true_reward: Mapping[str, Mapping[str, float]] | None
 
@@ -49,9 +50,9 @@ def measure_answers(trainer: PairTrainer, prepared: Prepared, settings: Evaluate
             advance=lambda done: progress.advance(task, done),
         )
     if not prompts:
-        return MeasuredAnswers(answers, None, None)
+        return MeasuredAnswers([], None, None)
     rewards = None
     if (true_reward := prepared.pairs.true_reward) is not None:
         sides = {"reference": answers.reference, "policy": answers.policy}
         rewards = {side: Estimate.of([true_reward(text) for text in texts]).to_json() for side, texts in sides.items()}
-    return MeasuredAnswers(answers, Estimate.of(answers.kl), rewards)
+    return MeasuredAnswers(list(answers.rows()), Estimate.of(answers.kl), rewards)

@@ -11,6 +11,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from preftune.runs.directory import Previous
+from preftune.training.verification import Verified
+
 # Rows of the final table: the key of the `eval` map, what a person calls it, and its unit.
 ROWS = (
     ("loss", "loss", ""),
@@ -36,9 +39,15 @@ def print_plan(lines: Sequence[tuple[str, str]]) -> None:
     Console().print(table)
 
 
-def print_line(text: str) -> None:
-    """Print one sentence as it is."""
-    Console().print(Text(text))
+def print_verified(verified: Verified | None) -> None:
+    """Print what the run-time check compared, or that it was off."""
+    Console().print(Text("not verified: verify=off" if verified is None else verified.describe()))
+
+
+def print_complete(directory: Path, previous: Previous, samples: Sequence[Mapping[str, Any]]) -> None:
+    """Print the results of a run that was complete before, and how to have it again."""
+    Console().print(Text(f"{previous.sentence()}; remove its directory, or set run.dir, to train it again"))
+    print_results(directory, previous.summary, samples)
 
 
 def print_results(directory: Path, summary: Mapping[str, Any], samples: Sequence[Mapping[str, Any]]) -> None:

@@ -181,27 +181,21 @@ class RunDirectory:
         """Record how many optimizer steps are done."""
         self._mark(step=step, max_steps=max_steps)
 
-    def amend_manifest(self, facts: Mapping[str, object]) -> None:
-        """Add what is known only once data and model are loaded: fingerprint, template hash, commit."""
+    def write_inputs(self, facts: Mapping[str, object], ledger: Mapping[str, object]) -> None:
+        """Write ledger.json, and add to the manifest what is known only once data and model are loaded."""
         manifest = read_json(self.path / "manifest.json") or {}
         write_json(self.path / "manifest.json", {**manifest, **facts})
+        write_json(self.path / "ledger.json", ledger)
 
     def log(self, metrics: Mapping[str, object], step: int) -> None:
         """Append one log event to metrics.jsonl, keys as they are."""
         with (self.path / "metrics.jsonl").open("ab") as file:
             file.write(line({"step": step, **metrics}))
 
-    def write_ledger(self, ledger: Mapping[str, object]) -> None:
-        """Write ledger.json."""
-        write_json(self.path / "ledger.json", ledger)
-
-    def write_summary(self, summary: Mapping[str, object]) -> None:
-        """Write summary.json."""
-        write_json(self.path / "summary.json", summary)
-
-    def write_samples(self, samples: Iterable[Mapping[str, object]]) -> None:
-        """Write samples.jsonl, one object per line."""
+    def write_results(self, summary: Mapping[str, object], samples: Iterable[Mapping[str, object]]) -> None:
+        """Write samples.jsonl, one object per line, and summary.json."""
         replace(self.path / "samples.jsonl", b"".join(line(sample) for sample in samples))
+        write_json(self.path / "summary.json", summary)
 
     def samples(self) -> list[dict[str, Any]]:
         """Return what samples.jsonl holds."""

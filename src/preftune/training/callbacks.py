@@ -1,6 +1,6 @@
 """What watches the training loop: the metrics' way out, the guard against bad gradients, the progress bar."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ OnStep = Callable[[int, int], None]
 class Reporter(TrainerCallback):  # type: ignore[misc, no-any-unimported, unused-ignore]
     """Hands each log event to every sink with its step, and each step to `on_step`."""
 
-    def __init__(self, sinks: list[Sink], on_step: OnStep) -> None:
+    def __init__(self, on_step: OnStep, sinks: Sequence[Sink]) -> None:
         """Keep where to report to."""
         self.sinks = sinks
         self.report_step = on_step

@@ -18,7 +18,7 @@ from datasets import Dataset
 from peft import PeftModel
 from rich.console import Console
 from torch import Tensor, nn
-from transformers import PrinterCallback, TrainerCallback
+from transformers import PrinterCallback
 from trl import DPOConfig, DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
@@ -40,8 +40,6 @@ def build_trainer(
     reference: str,
     seed: int,
     directory: Path,
-    sinks: list[Sink],
-    on_step: OnStep,
 ) -> "PairTrainer":
     """Set up training of what was prepared.
 
@@ -52,8 +50,6 @@ def build_trainer(
         reference: `base` (the model without adapter) or `adapter` (the adapter as it was loaded).
         seed: Of the order of the pairs.
         directory: Where TRL may write.
-        sinks: Where each log event goes.
-        on_step: Told after each optimizer step how many are done, of how many.
     """
     pair_loss, from_scratch = losses(loss.name, loss.model_dump(exclude={"name"}))
     return PairTrainer(
@@ -62,7 +58,6 @@ def build_trainer(
         pair_loss=pair_loss,
         from_scratch=from_scratch,
         reference=reference,
-        watchers=[Reporter(sinks, on_step), ProgressBars(Console())],
     )
 
 
@@ -117,7 +112,6 @@ class PairTrainer(DPOTrainer):
         pair_loss: PairLoss,
         from_scratch: PairLoss,
         reference: str,
-        watchers: list[TrainerCallback],
     ) -> None:
         """Set up the stock trainer; `build_trainer` says what the arguments are."""
         policy, chat = prepared.policy, prepared.chat
@@ -150,8 +144,12 @@ class PairTrainer(DPOTrainer):
         self._step_under_way = 0
         self._evaluated: list[PairLogps] = []
         self.remove_callback(PrinterCallback)
-        for watcher in (GradientGuard(lambda: self._rows_of_step), *watchers):
-            self.add_callback(watcher)
+        self.add_callback(GradientGuard(lambda: self._rows_of_step))
+        self.add_callback(ProgressBars(Console()))
+
+    def report_to(self, on_step: OnStep, *sinks: Sink) -> None:
+        """Tell `on_step` after each optimizer step how many are done, of how many; hand each log event to `sinks`."""
+        self.add_callback(Reporter(on_step, sinks))
 
     def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
         return dataset  # the rows are token ids already, each of them checked
