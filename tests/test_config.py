@@ -39,7 +39,7 @@ def test_every_fault_is_told_at_once_and_so_are_disagreements_between_the_sound_
     values["verify"] = None
     assert config.faults(values) == [
         "loss.beta must be a number above 0, got -1",
-        "adapter.r must be a number for adapter=lora, got null",
+        "adapter.r must be a whole number at least 1 and at most 4096, got null",
         "train.learning_rate must be a number at least 0, got '5e-6' (text)",
         "train.lerning_rate must be a key of trl.DPOConfig, got 1.0; did you mean train.learning_rate?",
         "seed must be a whole number at least 0 and below 4294967296, got 'zero'",

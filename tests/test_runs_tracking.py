@@ -65,7 +65,17 @@ def records(path: Path) -> Iterator[Record]:
 
 def offline_runs(tmp_path: Path) -> list[list[Record]]:
     files = sorted((tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb"))
-    return [list(records(file)) for file in files]
+    return [finished(file) for file in files]
+
+
+def finished(file: Path) -> list[Record]:
+    """Read a run up to its exit record, which W&B's own process writes shortly after `finish` returns."""
+    for _ in range(100):
+        run = list(records(file))
+        if any(record.HasField("exit") for record in run):
+            break
+        time.sleep(0.1)
+    return run
 
 
 def history(run: list[Record]) -> list[dict[str, Any]]:

@@ -62,7 +62,7 @@ class DataSettings(Settings):
     max_rows: Annotated[int, Field(ge=2)] | None = None
     test_size: Annotated[float, Field(gt=0)]
     split_seed: int = 0
-    overlong: Literal["drop", "cut", "stop"]
+    overlong: Literal["drop", "cut", "stop"] = "drop"
     toy: ToySettings | None = None
 
     @model_validator(mode="after")
