@@ -30,6 +30,13 @@ def test_pairs_are_valid_and_carry_their_origin_and_true_rewards(pairs):
         assert pair.extras["score_rejected"] == world.true_reward(pair.rejected)
 
 
+def test_answers_belong_to_their_prompts_in_every_chunk(pairs):
+    subjects = [world.requests()[pair.prompt[0]["content"]][1] for pair in pairs]
+    names = [subject in pair.chosen for subject, pair in zip(subjects, pairs, strict=True)]
+    assert fmean(names[:CHUNK]) > 0.9
+    assert fmean(names[CHUNK:]) > 0.9
+
+
 def test_the_probability_is_bradley_terry_worked_by_hand(pairs):
     by_gap = {pair.extras["score_chosen"] - pair.extras["score_rejected"]: pair for pair in pairs}
     # 1 / (1 + e^-2), 1 / 2 and 1 / (1 + e^1)

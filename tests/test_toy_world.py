@@ -78,11 +78,15 @@ def test_the_reward_is_the_sum_of_valences_worked_by_hand():
 
 
 def test_repeating_a_word_earns_nothing():
-    assert world.true_reward("superb, superb and SUPERB again") == world.true_reward("superb") == 2
+    assert world.true_reward("superb, superb and SUPERB again") == 2
+
+
+def test_case_does_not_matter():
+    assert world.true_reward("Superb!") == world.true_reward("SUPERB") == 2
 
 
 def test_a_word_inside_another_word_does_not_count():
-    assert world.true_reward("goodness, superbly, disliked") == -1
+    assert world.true_reward("goodness, superbly, unpleasant, disliked") == -1
 
 
 def test_all_words_together_reach_the_documented_range():
@@ -99,4 +103,6 @@ def test_the_table_holds_positive_neutral_and_negative_words():
 
 
 def test_requests_hold_no_opinion():
-    assert {world.true_reward(prompt) for prompt in world.prompts(3312, 0)} == {0.0}
+    words = {word for prompt in world.prompts(3312, 0) for word in re.findall(r"\w+", prompt.lower())}
+    assert len(words) > 100
+    assert words.isdisjoint(world.VALENCES)
