@@ -52,7 +52,7 @@ class Recipe:
     """
 
     seed: int = 0
-    steps: int = 280
+    steps: int = 320
     batch_size: int = 32
     learning_rate: float = 8e-3
     vocabulary: int = 896
@@ -107,7 +107,9 @@ def train(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalL
     rng = random.Random(f"reviews {recipe.seed}")
     with reproducible(recipe.seed):
         model = LlamaForCausalLM(_config(recipe, tokenizer))
-        optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=0.01)
+        optimizer = torch.optim.AdamW(
+            model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=0.1
+        )
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer, recipe.learning_rate, total_steps=recipe.steps + 1, pct_start=0.1
         )

@@ -2,9 +2,9 @@
 
 This follows the controlled-sentiment experiment of Rafailov et al. 2023, arXiv:2305.18290, section 6.1:
 answers come from the reference model itself, preferences from a ground-truth reward that the policy never
-sees. There a sentiment classifier is that reward; here it is `world.true_reward`, and a label is drawn from it
-by Bradley-Terry (the paper's Eq. 1). Answers are the expensive part: they are kept in the cache, and labelled
-anew on each call.
+sees. There a sentiment classifier is that reward; here it is `world.true_reward`, and a label is drawn from
+it by Bradley-Terry (the paper's Eq. 1). Answers are the expensive part: they are kept in the cache, and
+labelled anew on each call.
 """
 
 import hashlib

@@ -104,19 +104,23 @@ _CLOSERS = (
 )
 
 _REQUESTS = ("Review {}.", "Write a short review of {}.", "What did you think of {}?")
-_FILM_TITLES = (  # each first word goes with each second one
-    "Quiet Silver Hidden Last Golden Broken Distant Northern Winter Crimson Paper Glass "
-    "Wandering Second Secret Empty Frozen Lonely Painted Sleeping Burning Forgotten Midnight Iron",
-    "Harbour Garden River Letter Mountain Orchard Mirror Station Lantern Island Window Forest "
-    "Compass Bridge Violin Desert Summer Kingdom Voyage Shadow Meadow Clock Valley Horizon",
+# Each word of a row goes with each of the other rows: about as many films as meals as places.
+_FILMS = (
+    "Quiet Silver Hidden Last Golden Broken Distant Northern Winter Crimson "
+    "Paper Glass Wandering Second Secret Frozen Lonely Painted Sleeping Burning",
+    "Harbour Garden River Letter Mountain Orchard Mirror Station Lantern Island "
+    "Window Forest Compass Bridge Violin Desert Summer Kingdom Voyage Shadow",
 )
-_TASTES = "mushroom lemon pumpkin tomato chicken spinach walnut pepper"
-_DISHES = "risotto soup pie curry salad stew pasta omelette"
-_HOUSES = "Adler's Bella's Claude's Dora's Elsa's Fritz's Gina's Harvey's Ida's Jasper's"
-_SITES = "harbour museum park library market castle square beach"
-_TOWNS = (
+_MEALS = (
+    "mushroom lemon pumpkin tomato chicken spinach",
+    "risotto soup pie curry salad stew pasta omelette",
+    "Adler's Bella's Claude's Dora's Elsa's Fritz's Gina's Harvey's",
+)
+_PLACES = (
+    "north south",
+    "harbour museum park library market castle square beach",
     "Aldenbrook Casterly Dunmore Eastwick Farrow Glenhaven Holloway Inverley Kestrel Lindholm "
-    "Marlow Norwood Oakham Pembridge Queensferry Rosehill Selwyn Thornbury Upton Westmere"
+    "Marlow Norwood Oakham Pembridge Queensferry Rosehill Selwyn Thornbury Upton Westmere",
 )
 
 
@@ -124,23 +128,23 @@ _TOWNS = (
 def requests() -> dict[str, tuple[str, str]]:
     """Return every request with its kind and with the noun that a review calls its subject by."""
     subjects = {}
-    for first, second in _combined(*_FILM_TITLES):
+    for first, second in _combined(_FILMS):
         subjects[f"the film The {first} {second}"] = ("film", "film")
-    for taste, dish, house in _combined(_TASTES, _DISHES, _HOUSES):
+    for taste, dish, house in _combined(_MEALS):
         subjects[f"the {taste} {dish} at {house}"] = ("meal", dish)
-    for site, town in _combined(_SITES, _TOWNS):
-        subjects[f"the {site} of {town}"] = ("place", site)
+    for side, site, town in _combined(_PLACES):
+        subjects[f"the {side} {site} of {town}"] = ("place", site)
     return {form.format(subject): about for subject, about in subjects.items() for form in _REQUESTS}
 
 
-def _combined(*words: str) -> Iterator[tuple[str, ...]]:
-    return product(*(row.split() for row in words))
+def _combined(rows: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    return product(*(row.split() for row in rows))
 
 
 def prompts(count: int, seed: int) -> list[str]:
     """Return `count` requests for a review, such as `Review the film The Quiet Harbour.`
 
-    No request comes twice before every one of the 4,128 has come once. A larger `count` goes on where a
+    No request comes twice before every one of the 3,312 has come once. A larger `count` goes on where a
     smaller one with the same seed stops.
 
     Args:
