@@ -96,6 +96,7 @@ def model_settings(path: Path | None, **changes: object) -> ModelSettings:
         "pad_token": None,
         "end_of_turn": None,
         "start": "instruct",
+        "learning_rate": 1e-3,
     }
     return ModelSettings.model_validate(fields | changes)
 

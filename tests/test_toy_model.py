@@ -29,9 +29,7 @@ def test_the_template_renders_chatml_and_accepts_a_system_turn(tokenizer):
         {"role": "user", "content": "Review it."},
     ]
     assert tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True) == (
-        "<|im_start|>system\nBe brief.<|im_end|>\n"
-        "<|im_start|>user\nReview it.<|im_end|>\n"
-        "<|im_start|>assistant\n"
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nReview it.<|im_end|>\n<|im_start|>assistant\n"
     )
 
 
@@ -137,10 +135,7 @@ def test_samples_end_read_as_reviews_and_lean_to_neither_side(trained):
     rng = random.Random(0)
     known = {word for prompt in world.prompts(3312, 0) for word in world.neutral_review(prompt, rng).split()}
     assert sum(known.issuperset(review.split()) for review in reviews) >= 0.95 * len(reviews)
-    assert (
-        sum(world.requests()[prompt][1] in review for prompt, review in zip(prompts, reviews, strict=True))
-        > 230
-    )
+    assert sum(world.requests()[prompt][1] in review for prompt, review in zip(prompts, reviews, strict=True)) > 230
     rewards = torch.tensor([world.true_reward(review) for review in reviews])
     assert abs(rewards.mean()) < 1
     assert 2 < rewards.std() < 4

@@ -40,9 +40,7 @@ def test_a_negative_count_is_refused():
 
 
 def test_a_request_of_another_world_is_refused():
-    with pytest.raises(
-        ValueError, match=r"prompt must be a request that toy.world.prompts returns, got 'Hello'"
-    ):
+    with pytest.raises(ValueError, match=r"prompt must be a request that toy.world.prompts returns, got 'Hello'"):
         world.neutral_review("Hello", random.Random(0))
 
 
@@ -69,9 +67,7 @@ def test_neutral_reviews_are_worth_nothing_on_average():
 
 def test_the_reward_is_the_sum_of_valences_worked_by_hand():
     assert world.true_reward("It was a superb day, and the film fell flat for all of us.") == 2 - 1
-    assert (
-        world.true_reward("We hated the soup, which was greasy for some and mild for others.") == -2 - 1 + 0
-    )
+    assert world.true_reward("We hated the soup, which was greasy for some and mild for others.") == -2 - 1 + 0
     assert world.true_reward("The view took my breath away. I would gladly go there again.") == 2 + 1
     assert world.true_reward("The train leaves at noon.") == 0
     assert world.true_reward("") == 0

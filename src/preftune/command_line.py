@@ -31,6 +31,7 @@ from preftune.settings import SECRET, did_you_mean, shown
 # A key that has no effect where the second one is set.
 _OVERRULED = (
     ("train.num_train_epochs", "train.max_steps"),
+    ("model.learning_rate", "train.learning_rate"),
     ("model.id", "model.path"),
     ("model.revision", "model.path"),
     ("data.id", "data.path"),
@@ -48,7 +49,8 @@ def checked(argv: list[str], choices: Path) -> list[str]:
         choices: The directory that holds `run.yaml` and the groups.
 
     Returns:
-        The same command line, where a key that exists needs no `+` even if no file of `conf/` lists it.
+        The same command line, where a key that exists needs no `+` even if no file of `conf/` lists it, and
+        `--cfg job` prints values in place of interpolations.
 
     Raises:
         Refusal: Anything in it is wrong; the message holds one line per fault.
@@ -64,7 +66,8 @@ def checked(argv: list[str], choices: Path) -> list[str]:
         faults += command.faults()
         refuse_all(list(dict.fromkeys(command.as_typed(fault) for fault in faults)))
         mended = {override.input_line: command.for_hydra(override) for override in typed}
-    return [mended.get(argument, argument) for argument in argv]
+    resolved = ["--resolve"] if flags.cfg == "job" and not flags.resolve else []
+    return [*(mended.get(argument, argument) for argument in argv), *resolved]
 
 
 class _Command:

@@ -26,6 +26,7 @@ class ModelSettings(Settings):
         end_of_turn: Token that ends the assistant's turn in the chat template.
         start: What the weights were trained to be: `instruct`, `sft` or `base`.
         chat_template: Jinja file with a chat template, for tokenizers that have none.
+        learning_rate: What suits an adapter on this model; `train.learning_rate` takes it from here.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
@@ -41,6 +42,7 @@ class ModelSettings(Settings):
     end_of_turn: str | None
     start: Literal["instruct", "sft", "base"]
     chat_template: str | None = None
+    learning_rate: Annotated[float, Field(ge=0)]
 
     @model_validator(mode="after")
     def _has_a_source(self) -> "ModelSettings":

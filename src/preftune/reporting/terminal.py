@@ -19,10 +19,10 @@ ROWS = (
     ("loss", "loss", ""),
     ("accuracy", "accuracy", ""),
     ("logratio_margin", "margin of log-ratios", "nats"),
-    ("rewards/margins", "margin of rewards (times beta)", "nats"),
-    ("chosen_logp_per_token", "log p of chosen, per token", "nats"),
-    ("rejected_logp_per_token", "log p of rejected, per token", "nats"),
-    ("kl_to_reference", "KL to the reference, per answer", "nats"),
+    ("rewards/margins", "margin of rewards", "nats"),
+    ("chosen_logp_per_token", "log p per token, chosen", "nats"),
+    ("rejected_logp_per_token", "log p per token, rejected", "nats"),
+    ("kl_to_reference", "KL to the reference", "nats"),
 )
 
 

@@ -187,7 +187,7 @@ def _start_wandb(settings: TrackSettings, directory: Path, name: str, configurat
     except _failures() as error:
         return _Nobody(f"nothing beside {directory / 'metrics.jsonl'} (W&B cannot start: {_first_line(error)})")
     folder = directory / "wandb" / Path(run.dir).parent.name
-    return _Wandb(run, directory, f"W&B offline, in {folder} ({why_offline}; `wandb sync {folder}` uploads it)")
+    return _Wandb(run, directory, f"W&B offline ({why_offline}); upload it with: wandb sync {folder}")
 
 
 def _init_online(

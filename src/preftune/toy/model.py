@@ -107,9 +107,7 @@ def train(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalL
     rng = random.Random(f"reviews {recipe.seed}")
     with reproducible(recipe.seed):
         model = LlamaForCausalLM(_config(recipe, tokenizer))
-        optimizer = torch.optim.AdamW(
-            model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=0.1
-        )
+        optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=0.1)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer, recipe.learning_rate, total_steps=recipe.steps + 1, pct_start=0.1
         )
