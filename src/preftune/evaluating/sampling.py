@@ -7,7 +7,6 @@ from statistics import fmean, stdev
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from transformers import GenerationConfig
 
@@ -84,28 +83,44 @@ def sample_answers(
     for start in range(0, len(prompts), settings.batch_size):
         batch = [prompt_ids(prompt, chat) for prompt in prompts[start : start + settings.batch_size]]
         with reference() as model:
-            ids, mask = _generate(model, chat, batch, settings.max_new_tokens, seed + start)
-            answers.reference.extend(_texts(ids, mask, chat))
+            drawn = _generate(model, chat, batch, settings.max_new_tokens, seed + start)
+            answers.reference.extend(_texts(drawn, chat))
         advance(len(batch))
         with policy() as model:
-            ids, mask = _generate(model, chat, batch, settings.max_new_tokens, seed + start)
-            answers.policy.extend(_texts(ids, mask, chat))
-            own = _score(model, ids, mask, chat)
+            drawn = _generate(model, chat, batch, settings.max_new_tokens, seed + start)
+            answers.policy.extend(_texts(drawn, chat))
+            own = _score(model, drawn)
         with reference() as model:
-            answers.kl.extend((own - _score(model, ids, mask, chat)).tolist())
+            answers.kl.extend((own - _score(model, drawn)).tolist())
         advance(len(batch))
     return answers
 
 
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """Prompts, padded on the left, and the answers that were drawn to them.
+
+    Attributes:
+        ids: Of prompt and answer, of shape `(B, P + A)`.
+        attended: 1 for the tokens of prompt and answer, of shape `(B, P + A)`.
+        answered: True for the tokens of the answer, its end token included, of shape `(B, A)`.
+    """
+
+    ids: Tensor
+    attended: Tensor
+    answered: Tensor
+
+    def answer_ids(self) -> Tensor:
+        """Return the ids of the answers, of shape `(B, A)`."""
+        return self.ids[:, -self.answered.shape[1] :]
+
+
 @torch.no_grad()
-def _generate(
-    model: Any, chat: ChatTokenizer, prompts: list[list[int]], max_new_tokens: int, seed: int
-) -> tuple[Tensor, Tensor]:
-    """Return ids of prompt and answer, padded on the left, and the mask of the answer's tokens; both `(B, T)`."""
+def _generate(model: Any, chat: ChatTokenizer, prompts: list[list[int]], max_new_tokens: int, seed: int) -> _Drawn:
     pad = chat.tokenizer.pad_token_id
     width = max(map(len, prompts))
     ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=model.device)
-    attention = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device)
+    attended = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device)
     rule = GenerationConfig(
         do_sample=True,
         temperature=1.0,
@@ -119,31 +134,31 @@ def _generate(
     )
     with torch.random.fork_rng(), _evaluating(model):
         torch.manual_seed(seed)
-        out = model.generate(input_ids=ids, attention_mask=attention, generation_config=rule, use_cache=True)
-    ended = torch.isin(out, torch.tensor(chat.end_ids, device=out.device))
-    ended[:, :width] = False
-    after_end = ended.cumsum(dim=1) - ended.long() > 0
-    mask = ~after_end
-    mask[:, :width] = False
-    return out, mask
+        out = model.generate(input_ids=ids, attention_mask=attended, generation_config=rule)
+    ended = torch.isin(out[:, width:], torch.tensor(chat.end_ids, device=out.device)).long()
+    answered = ended.cumsum(dim=1) - ended == 0
+    return _Drawn(out, torch.cat([attended, answered.long()], dim=1), answered)
 
 
 @torch.no_grad()
-def _score(model: Any, ids: Tensor, mask: Tensor, chat: ChatTokenizer) -> Tensor:
+def _score(model: Any, drawn: _Drawn) -> Tensor:
     """Return the log-probability of each answer, of shape `(B,)`, in nats."""
-    sums = []
+    length = drawn.answered.shape[1]
     with _evaluating(model):
-        for row, kept in zip(ids, mask, strict=True):
-            place = int((row != chat.tokenizer.pad_token_id).int().argmax())
-            end = int(kept.nonzero().max()) + 1
-            answer = kept[place:end][1:]
-            logits = model(input_ids=row[None, place:end], use_cache=False).logits[0, :-1][answer]
-            sums.append(-F.cross_entropy(logits.float(), row[place:end][1:][answer], reduction="sum"))
-    return torch.stack(sums)
+        logits = model(
+            input_ids=drawn.ids,
+            attention_mask=drawn.attended,
+            position_ids=(drawn.attended.cumsum(dim=1) - 1).clamp(min=0),
+            logits_to_keep=length + 1,
+            use_cache=False,
+        ).logits[:, :-1]
+    logps = logits.float().log_softmax(dim=2).gather(2, drawn.answer_ids()[:, :, None])[:, :, 0]
+    total: Tensor = (logps * drawn.answered).sum(dim=1)
+    return total
 
 
-def _texts(ids: Tensor, mask: Tensor, chat: ChatTokenizer) -> list[str]:
-    kept = [row[keep].tolist() for row, keep in zip(ids, mask, strict=True)]
+def _texts(drawn: _Drawn, chat: ChatTokenizer) -> list[str]:
+    kept = [row[keep].tolist() for row, keep in zip(drawn.answer_ids(), drawn.answered, strict=True)]
     return [str(chat.tokenizer.decode(answer, skip_special_tokens=True)).strip() for answer in kept]
 
 
