@@ -142,5 +142,6 @@ def test_samples_end_read_as_reviews_and_lean_to_neither_side(trained):
         > 230
     )
     rewards = torch.tensor([world.true_reward(review) for review in reviews])
-    assert abs(rewards.mean()) < 1
-    assert 2 < rewards.std() < 4
+    # 256 samples of deviation 5: one standard error is 0.3
+    assert abs(rewards.mean()) < 1.2
+    assert 4 < rewards.std() < 7
