@@ -57,6 +57,13 @@ def test_the_tokenizer_holds_any_text_and_starts_none_with_a_token(tokenizer):
     assert len(tokenizer) <= Recipe().vocabulary
 
 
+def test_each_role_and_each_opinion_word_is_one_token(tokenizer):
+    for role in ("system", "user", "assistant"):
+        assert len(tokenizer.tokenize(role)) == 1
+    for word in world.VALENCES:
+        assert len(tokenizer.tokenize(" " + word)) == len(word.split())
+
+
 def test_the_tokenizer_is_the_same_each_time(tokenizer):
     again = build_tokenizer(Recipe())
     assert again.backend_tokenizer.to_str() == tokenizer.backend_tokenizer.to_str()

@@ -2,8 +2,8 @@
 
 A request names a film, a meal or a place. A review is two to four sentences whose slots hold opinion words,
 and every opinion word has a known valence. The true reward of a text is the sum of its valences. A review is
-in a bad, an even or a good mood, each as often, and its words lean that way: a model of such reviews knows what
-mood is, and prefers none.
+in a bad, an even or a good mood, each as often, and its words lean that way: a model of such reviews knows
+what mood is, and prefers none.
 """
 
 import random
