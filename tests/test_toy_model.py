@@ -55,6 +55,13 @@ def test_the_tokenizer_holds_any_text_and_starts_none_with_a_token(tokenizer):
     assert len(tokenizer) <= Recipe().vocabulary
 
 
+def test_each_role_and_each_opinion_word_is_one_token(tokenizer):
+    for role in ("system", "user", "assistant"):
+        assert len(tokenizer.tokenize(role)) == 1
+    for word in world.VALENCES:
+        assert len(tokenizer.tokenize(" " + word)) == len(word.split())
+
+
 def test_the_tokenizer_is_the_same_each_time(tokenizer):
     again = build_tokenizer(Recipe())
     assert again.backend_tokenizer.to_str() == tokenizer.backend_tokenizer.to_str()
@@ -137,5 +144,6 @@ def test_samples_end_read_as_reviews_and_lean_to_neither_side(trained):
     assert sum(known.issuperset(review.split()) for review in reviews) >= 0.95 * len(reviews)
     assert sum(world.requests()[prompt][1] in review for prompt, review in zip(prompts, reviews, strict=True)) > 230
     rewards = torch.tensor([world.true_reward(review) for review in reviews])
-    assert abs(rewards.mean()) < 1
-    assert 2 < rewards.std() < 4
+    # 256 samples of deviation 5: one standard error is 0.3
+    assert abs(rewards.mean()) < 1.2
+    assert 4 < rewards.std() < 7

@@ -1,45 +1,48 @@
 """A small world with a known truth: requests for reviews, reviews of them, and what a review is worth.
 
 A request names a film, a meal or a place. A review is two to four sentences whose slots hold opinion words,
-and every opinion word has a known valence. The true reward of a text is the sum of its valences.
+and every opinion word has a known valence. The true reward of a text is the sum of its valences. A review is
+in a bad, an even or a good mood, each as often, and its words lean that way: a model of such reviews knows
+what mood is, and prefers none.
 """
 
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from itertools import product
+from math import exp
 
 # Opinion words by valence. Each level of a table holds as many as the others, so that words drawn without
 # preference have a mean valence of 0.
 _ADJECTIVES: dict[str, dict[int, str]] = {
     "any": {
-        2: "wonderful superb magnificent",
-        1: "good pleasant decent",
-        0: "ordinary typical familiar",
-        -1: "poor dull disappointing",
-        -2: "awful dreadful terrible",
+        2: "wonderful superb",
+        1: "good pleasant",
+        0: "ordinary typical",
+        -1: "poor dull",
+        -2: "awful dreadful",
     },
     "film": {
-        2: "gripping dazzling brilliant",
-        1: "clever warm funny",
-        0: "lengthy brief serious",
-        -1: "slow muddled shallow",
-        -2: "unbearable insulting hopeless",
+        2: "gripping dazzling",
+        1: "clever warm",
+        0: "lengthy brief",
+        -1: "slow muddled",
+        -2: "unbearable insulting",
     },
     "meal": {
-        2: "delicious exquisite heavenly",
-        1: "fresh tasty tender",
-        0: "mild simple filling",
-        -1: "bland greasy soggy",
-        -2: "disgusting rancid inedible",
+        2: "delicious exquisite",
+        1: "fresh tasty",
+        0: "mild simple",
+        -1: "bland greasy",
+        -2: "disgusting rancid",
     },
     "place": {
-        2: "breathtaking enchanting glorious",
-        1: "peaceful charming clean",
-        0: "busy old small",
-        -1: "noisy crowded shabby",
-        -2: "filthy hideous ghastly",
+        2: "breathtaking enchanting",
+        1: "peaceful charming",
+        0: "busy old",
+        -1: "noisy crowded",
+        -2: "filthy hideous",
     },
 }
 _VERBS = {
@@ -83,6 +86,7 @@ _ASPECTS = {
     "meal": ["sauce", "service", "bread", "dessert", "seasoning", "presentation"],
     "place": ["view", "walk", "atmosphere", "entrance", "lighting", "guide"],
 }
+MOODS = (-1.0, 0.0, 1.0)  # a word is drawn with a weight of exp(mood * valence)
 _AGAIN = {"film": "watch it again", "meal": "order it again", "place": "go there again"}
 
 _OPENERS = (
@@ -164,7 +168,7 @@ def prompts(count: int, seed: int) -> list[str]:
 
 
 def neutral_review(prompt: str, rng: random.Random) -> str:
-    """Write a review of 15 to 40 words in answer to `prompt`, its opinion words drawn without preference.
+    """Write a review of 15 to 40 words in answer to `prompt`, in a mood that is drawn without preference.
 
     Args:
         prompt: A request that `prompts` returns.
@@ -185,8 +189,11 @@ def neutral_review(prompt: str, rng: random.Random) -> str:
 def _fillings(kind: str, thing: str, rng: random.Random) -> dict[str, Iterator[str]]:
     """Return, for each name of a slot, what goes in; no word comes twice in one review."""
 
-    def shuffled(words: list[str]) -> Iterator[str]:
-        return iter(rng.sample(words, len(words)))
+    mood = rng.choice(MOODS)
+
+    def shuffled(words: Iterable[str]) -> Iterator[str]:
+        # sorting by u^(1/w) draws without replacement with weights w: Efraimidis and Spirakis 2006
+        return iter(sorted(words, key=lambda word: -(rng.random() ** exp(-mood * VALENCES.get(word, 0)))))
 
     adjectives = shuffled([*_levels(_ADJECTIVES["any"]), *_levels(_ADJECTIVES[kind])])
     return {
@@ -195,9 +202,9 @@ def _fillings(kind: str, thing: str, rng: random.Random) -> dict[str, Iterator[s
         "aspect": shuffled(_ASPECTS[kind]),
         "adjective": adjectives,
         "an_adjective": (f"{'an' if word[0] in 'aeiou' else 'a'} {word}" for word in adjectives),
-        "verb": shuffled(list(_levels(_VERBS))),
-        "adverb": shuffled(list(_levels(_ADVERBS))),
-        "phrase": shuffled(list(_PHRASES)),
+        "verb": shuffled(_levels(_VERBS)),
+        "adverb": shuffled(_levels(_ADVERBS)),
+        "phrase": shuffled(_PHRASES),
     }
 
 
@@ -208,7 +215,7 @@ def true_reward(text: str) -> float:
     inside another word does not count.
 
     Returns:
-        A whole number from -51 (every negative word) to 51 (every positive word); a review of this world
+        A whole number from -39 (every negative word) to 39 (every positive word); a review of this world
         stays within -16 and 16.
 
     Example:
