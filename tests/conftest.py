@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # one process a core: more threads than cores slow each other down
 os.environ.setdefault("PREFTUNE_CACHE", str(Path(__file__).parents[1] / ".cache"))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

@@ -161,8 +161,8 @@ def seen_on_disk(directory: Path) -> bytes:
 def test_without_credentials_wandb_is_offline_and_says_so(tmp_path: Path) -> None:
     tracker = start(tmp_path)
     tracker.finish(0)
-    assert tracker.describe().startswith(f"W&B offline, in {tmp_path}/run/wandb/offline-run-")
-    assert "(no credentials found; `wandb sync " in tracker.describe()
+    upload = f"wandb sync {tmp_path}/run/wandb/offline-run-*"
+    assert tracker.describe() == f"W&B offline (no credentials found); to upload: {upload}"
 
 
 def test_an_offline_run_can_be_read_back(tmp_path: Path) -> None:

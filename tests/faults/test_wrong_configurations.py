@@ -78,6 +78,6 @@ def test_cfg_job_prints_the_whole_run():
     groups = [line for line in done.stdout.splitlines() if line.endswith(":")]
     names = "model data loss adapter train track launch run evaluate sweep"
     assert {f"{name}:" for name in names.split()} <= set(groups)
-    for line in ("seed: 0", "  beta: 0.1", "  learning_rate: 0.005", "  adam_beta2: 0.99"):
+    for line in ("seed: 0", "  beta: 0.1", "  learning_rate: 0.0015", "  adam_beta2: 0.99"):
         assert line in done.stdout.splitlines()
     assert "${" not in done.stdout

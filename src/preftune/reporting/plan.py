@@ -28,23 +28,25 @@ def plan_lines(
         ("device", _device()),
         ("turns end in", f"{prepared.chat.end_of_turn}; padding is {prepared.chat.tokenizer.pad_token}"),
         *(("note", note) for note in prepared.chat.notes),
-        ("train pairs", _account(prepared.pairs.ledger.train)),
-        ("held-out pairs", _account(prepared.pairs.ledger.held_out)),
-        ("steps", _steps(prepared.steps)),
+        ("train pairs", account(prepared.pairs.ledger.train)),
+        ("held-out pairs", account(prepared.pairs.ledger.held_out)),
+        ("steps", steps_line(prepared.steps)),
         ("loss", ", ".join([loss.name, *(f"{key} {value:g}" for key, value in parameters.items())])),
         ("reference", _REFERENCES[reference]),
         ("engine", _ENGINES[engine]),
     ]
 
 
-def _steps(steps: Steps) -> str:
+def steps_line(steps: Steps) -> str:
+    """Return how many steps there are, and what one holds."""
     batch = f"{steps.batch} pairs a step in {steps.accumulation} micro-batches"
     if steps.batch > steps.pairs:
         batch = f"all {steps.pairs} pairs a step, fewer than train.global_batch_size={steps.batch}"
     return f"{steps.steps}, of which {steps.warmup_steps} warm up; {batch}"
 
 
-def _account(split: SplitLedger) -> str:
+def account(split: SplitLedger) -> str:
+    """Return how many rows are kept of those read, and why the others are not."""
     reasons = [f"{count:,} {reason}" for reason, count in split.dropped.items() if count]
     dropped = f" ({', '.join(reasons)})" if reasons else ""
     cut = f"; {split.truncated:,} cut at train.max_length" if split.truncated else ""

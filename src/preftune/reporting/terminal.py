@@ -27,6 +27,8 @@ ROWS = (
 
 
 SAMPLES = 3
+# Escape sequences in the text of a model or a row would steer the terminal.
+_CONTROL = {code: "\ufffd" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
 
 
 def print_plan(lines: Sequence[tuple[str, str]]) -> None:
@@ -87,4 +89,5 @@ def _side_by_side(sample: Mapping[str, Any]) -> Table:
 
 
 def _shorten(text: str, limit: int) -> str:
-    return text if len(text) <= limit else text[: limit - 3] + "..."
+    inert = text.translate(_CONTROL)
+    return inert if len(inert) <= limit else inert[: limit - 3] + "..."

@@ -186,8 +186,8 @@ def _start_wandb(settings: TrackSettings, directory: Path, name: str, configurat
         run = _init(settings, directory, name, configuration, "offline", None)
     except _failures() as error:
         return _Nobody(f"nothing beside {directory / 'metrics.jsonl'} (W&B cannot start: {_first_line(error)})")
-    folder = directory / "wandb" / Path(run.dir).parent.name
-    return _Wandb(run, directory, f"W&B offline ({why_offline}); upload it with: wandb sync {folder}")
+    upload = f"wandb sync {directory}/wandb/offline-run-*"
+    return _Wandb(run, directory, f"W&B offline ({why_offline}); to upload: {upload}")
 
 
 def _init_online(

@@ -1,0 +1,88 @@
+"""The verdict, the plan and the tables, as they read at the terminal."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich import console as rich_console
+
+from preftune.data.ledger import SplitLedger
+from preftune.reporting import plan, terminal
+from preftune.reporting.verdict import judge
+from preftune.training.steps import Steps
+
+START = {
+    "loss": 0.6931,
+    "accuracy": 0.5,
+    "logratio_margin": 0.0,
+    "chosen_logp_per_token": -1.0,
+    "rejected_logp_per_token": -1.1,
+}
+SUMMARY: dict[str, Any] = {
+    "eval_start": START | {"rewards/margins": 0.0, "kl_to_reference": 0.0},
+    "eval": START | {"loss": 0.5, "accuracy": 0.75, "rewards/margins": 0.2, "kl_to_reference": 1.5},
+    "true_reward": {"reference": {"mean": 0.1, "stderr": 0.2}, "policy": {"mean": 3.1, "stderr": 0.25}},
+    "verdict": {"word": "healthy", "sentence": "Held-out accuracy rose to 0.750."},
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"accuracy": 0.7, "logratio_margin": 3.0}, "healthy"),
+        ({"accuracy": 0.51, "logratio_margin": 0.1}, "not_learning"),
+        ({"accuracy": 0.7, "logratio_margin": -0.1}, "not_learning"),
+        ({"accuracy": 0.9, "logratio_margin": 9.0, "chosen_logp_per_token": -1.6}, "displaced"),
+        (
+            {"accuracy": 0.9, "logratio_margin": 9.0, "chosen_logp_per_token": -5.0, "rejected_logp_per_token": -6.0},
+            "collapsed",
+        ),
+        ({"accuracy": 1.0, "logratio_margin": 90.0, "loss": 0.01}, "saturated"),
+    ],
+)
+def test_each_state_has_its_word(changes: dict[str, float], word: str) -> None:
+    assert judge(START, START | {"loss": 0.6} | changes).word == word
+
+
+def printed(monkeypatch: pytest.MonkeyPatch, samples: list[dict[str, Any]]) -> str:
+    stream = io.StringIO()
+    console = rich_console.Console(file=stream, width=80)
+    monkeypatch.setattr(terminal, "Console", lambda: console)
+    terminal.print_results(Path("runs/tiny"), SUMMARY, samples)
+    return stream.getvalue()
+
+
+def test_the_table_shows_start_end_and_change_in_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = printed(monkeypatch, [])
+    row = next(line for line in text.splitlines() if "accuracy" in line)
+    assert row.replace("│", "").split() == ["accuracy", "0.5000", "0.7500", "+0.2500"]
+    reward = next(line for line in text.splitlines() if "true reward" in line)
+    assert reward.replace("│", "").split() == ["true", "reward", "0.100", "±", "0.200", "3.100", "±", "0.250", "+3.000"]
+    assert max(map(len, text.splitlines())) <= 80
+    assert text.rstrip().endswith("runs/tiny")
+
+
+def test_text_of_models_is_not_read_as_markup(monkeypatch: pytest.MonkeyPatch) -> None:
+    sample = {"prompt": [{"role": "user", "content": "[/b] [red]"}], "reference": "[/foo]", "policy": "[bold]x[/bold]"}
+    text = printed(monkeypatch, [sample])
+    for raw in ("[/b] [red]", "[/foo]", "[bold]x[/bold]"):
+        assert raw in text
+
+
+def test_control_characters_of_models_do_not_reach_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    sample = {"prompt": [{"role": "user", "content": "a\x1b[2Jb"}], "reference": "c\x1b]0;title\x07", "policy": "d"}
+    assert "\x1b" not in printed(monkeypatch, [sample])
+
+
+def test_the_plan_accounts_for_every_row() -> None:
+    split = SplitLedger("pairs.jsonl", read=1234)
+    split.drop("duplicate", 34)
+    split.drop("below min_score", 0)
+    split.truncated = 7
+    assert plan.account(split) == "1,200 kept of 1,234 read (34 duplicate); 7 cut at train.max_length"
+
+
+def test_a_batch_larger_than_the_data_is_said() -> None:
+    steps = Steps(pairs=20, steps=1, warmup_steps=0, accumulation=4, batch=32)
+    assert plan.steps_line(steps) == "1, of which 0 warm up; all 20 pairs a step, fewer than train.global_batch_size=32"
