@@ -138,7 +138,7 @@ def test_what_a_train_file_passes_on_builds_a_dpo_config(name, tmp_path):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         keys = config.load(compose("run", [f"train={name}"])).train.dpo
     made = trl.DPOConfig(output_dir=str(tmp_path), **keys)
-    assert (made.max_length, made.learning_rate, made.max_steps) == (1024, 1e-4, keys["max_steps"])
+    assert (made.max_length, made.learning_rate, made.max_steps) == (1024, 1.5e-3, keys["max_steps"])
 
 
 def test_the_fields_are_read_without_importing_what_holds_them():

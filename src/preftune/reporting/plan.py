@@ -1,5 +1,7 @@
 """The plan that is printed before the first step: what the run is about to do, in a dozen lines."""
 
+from pathlib import Path
+
 import torch
 
 from preftune.data.ledger import SplitLedger
@@ -23,7 +25,7 @@ def plan_lines(
     quantization = f", {model.quantization}" if model.quantization else ""
     parameters = loss.model_dump(exclude={"name"})
     return [
-        ("model", f"{prepared.source.location}, {model.dtype}{quantization}"),
+        ("model", f"{_short(prepared.source.location)}, {model.dtype}{quantization}"),
         ("trained", count_parameters(prepared.policy).describe()),
         ("device", _device()),
         ("turns end in", f"{prepared.chat.end_of_turn}; padding is {prepared.chat.tokenizer.pad_token}"),
@@ -51,6 +53,11 @@ def account(split: SplitLedger) -> str:
     dropped = f" ({', '.join(reasons)})" if reasons else ""
     cut = f"; {split.truncated:,} cut at train.max_length" if split.truncated else ""
     return f"{split.kept:,} kept of {split.read:,} read{dropped}{cut}"
+
+
+def _short(location: str) -> str:
+    home = str(Path.home())
+    return location.replace(home, "~", 1) if location.startswith(f"{home}/") else location
 
 
 def _device() -> str:

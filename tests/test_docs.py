@@ -1,0 +1,56 @@
+"""The documents are true to the tree: every command is taken, every path exists."""
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from preftune import command_line
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = re.findall(r"^    python -m recipes\.run\b *(.*)$", README, flags=re.M)
+MAKE_WORDS = re.findall(r"^    make (\w+)", README + (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), flags=re.M)
+TREE = README[README.index("## The house") :]
+
+
+def test_the_readme_names_as_many_commands_as_are_tested() -> None:
+    assert len(COMMANDS) == 6
+    assert set(MAKE_WORDS) == {"run", "test", "check", "fix"}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_of_the_readme_is_accepted(command: str) -> None:
+    assert command_line.checked(shlex.split(command), ROOT / "conf")
+
+
+def test_make_knows_each_word_that_the_documents_name() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for word in MAKE_WORDS:
+        assert re.search(rf"^{word}:", makefile, flags=re.M)
+
+
+def test_the_tree_of_the_readme_exists_and_names_every_part() -> None:
+    named = re.findall(r"^      ([a-z_]+(?:/|\.py)) ", TREE, flags=re.M)
+    parts = {
+        path.name + ("/" if path.is_dir() else "")
+        for path in (ROOT / "src" / "preftune").iterdir()
+        if path.suffix in ("", ".py") and not path.name.startswith("__")
+    }
+    unnamed = {"caches.py", "refusals.py", "settings.py"}
+    assert set(named) == parts - unnamed - {"py.typed"}
+
+
+def test_each_choice_that_the_readme_names_is_a_file() -> None:
+    for group, name in re.findall(r"\b(model|data|loss|adapter|track|experiment)=([a-z0-9_]+)\b", README):
+        assert (ROOT / "conf" / group / f"{name}.yaml").is_file(), f"{group}={name}"
+
+
+def test_no_file_names_a_path_of_one_machine() -> None:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
+    mine = [ROOT / name for name in listed.stdout.splitlines() if (ROOT / name).is_file()]
+    assert len(mine) > 80
+    pattern = re.compile("/(wo" + "rk|ro" + "ot|ho" + "me)/")
+    assert not [str(path) for path in mine if pattern.search(path.read_text(encoding="utf-8"))]
