@@ -195,11 +195,7 @@ class PairTrainer(DPOTrainer):
         self.model.train()
         with torch.no_grad():
             trained = self._score(self.model, inputs)
-            fields = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]}
-            policy_logits = self.model(**fields, use_cache=False).logits
-            with self.acting_as_reference() as reference:
-                reference_logits = reference(**fields, use_cache=False).logits
-            ours = verification.scratch_logps(policy_logits, reference_logits, inputs)
+            ours = verification.scratch_logps(self._policy_logits, self._reference_logits, inputs)
         self._metrics["train"].clear()
         self._total_train_tokens = 0
         self.seconds_in_reference = 0.0
@@ -237,6 +233,13 @@ class PairTrainer(DPOTrainer):
         else:
             with policy.disable_adapter():
                 yield policy
+
+    def _policy_logits(self, ids: Tensor) -> Tensor:
+        return self.model(input_ids=ids, use_cache=False).logits  # type: ignore[no-any-return]
+
+    def _reference_logits(self, ids: Tensor) -> Tensor:
+        with self.acting_as_reference() as reference:
+            return reference(input_ids=ids, use_cache=False).logits  # type: ignore[no-any-return]
 
     def _score(self, model: nn.Module, inputs: dict[str, Tensor]) -> PairLogps:
         inputs = {name: value for name, value in inputs.items() if name != "row"}

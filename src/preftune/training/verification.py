@@ -1,5 +1,6 @@
 """The checks at run time: the first batch against the from-scratch reference, the first step against its start."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import torch
@@ -9,6 +10,8 @@ from preftune.losses import scratch
 from preftune.losses.catalogue import PairLoss
 from preftune.losses.logps import PairLogps
 from preftune.refusals import RunFailed
+
+Forward = Callable[[Tensor], Tensor]
 
 # Largest difference allowed between two ways to the same log-probability, in nats per token of the completion,
 # by the type the model computes in. A bfloat16 logit of 20 is rounded to a sixteenth.
@@ -45,19 +48,25 @@ class Verified:
         return asdict(self)
 
 
-def scratch_logps(policy_logits: Tensor, reference_logits: Tensor, batch: dict[str, Tensor]) -> PairLogps:
+def scratch_logps(policy: Forward, reference: Forward, batch: dict[str, Tensor]) -> PairLogps:
     """Compute the record of a batch from scratch; its first half holds chosen, its second rejected.
 
+    Each sequence goes through the model alone and without padding: another way to the same numbers, and one that
+    holds the logits of a single sequence at a time.
+
     Args:
-        policy_logits: Of shape `(2 B, T, V)`.
-        reference_logits: Of shape `(2 B, T, V)`.
-        batch: `input_ids` and `completion_mask`, each of shape `(2 B, T)`.
+        policy: Gives the policy's logits, of shape `(1, T, V)`, for ids of shape `(1, T)`.
+        reference: The same of the reference.
+        batch: `input_ids`, `attention_mask` and `completion_mask`, each of shape `(2 B, T)`.
     """
-    mask = batch["completion_mask"]
-    policy = scratch.completion_logps(policy_logits, batch["input_ids"], mask)
-    reference = scratch.completion_logps(reference_logits, batch["input_ids"], mask)
-    lengths = mask[:, 1:].sum(dim=1)
-    return PairLogps(*policy.chunk(2), *reference.chunk(2), *lengths.chunk(2))
+    columns = (batch["input_ids"], batch["attention_mask"].bool(), batch["completion_mask"])
+    sums: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for ids, attended, completion in zip(*columns, strict=True):
+        one, answer = ids[attended][None], completion[attended][None]
+        for side, forward in zip(sums, (policy, reference), strict=True):
+            side.append(scratch.completion_logps(forward(one), one, answer))
+    lengths = batch["completion_mask"][:, 1:].sum(dim=1)
+    return PairLogps(*torch.cat(sums[0]).chunk(2), *torch.cat(sums[1]).chunk(2), *lengths.chunk(2))
 
 
 def compare(
