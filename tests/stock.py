@@ -62,15 +62,15 @@ def tokenizer(style: Style) -> PreTrainedTokenizerFast:
     return made
 
 
-def save_model(directory: Path, style: Style, *, dtype: torch.dtype = torch.bfloat16) -> Path:
-    """Write a two-layer Llama of hidden size 64 with its tokenizer; return the directory."""
+def save_model(directory: Path, style: Style, *, layers: int = 2, dtype: torch.dtype = torch.bfloat16) -> Path:
+    """Write a Llama of hidden size 64 with its tokenizer; return the directory."""
     made = tokenizer(style)
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(made),
         hidden_size=64,
         intermediate_size=128,
-        num_hidden_layers=2,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=2048,

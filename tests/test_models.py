@@ -138,6 +138,12 @@ def test_nf4_quantises_every_projection(chatml_model: Path) -> None:
     assert census.parameters == count_parameters(policy(chatml_model)).parameters
 
 
+def test_quantisation_that_finds_no_layer_is_refused(tmp_path: Path) -> None:
+    path = stock.save_model(tmp_path, stock.CHATML, layers=0)
+    with pytest.raises(Refusal, match=r"model\.quantization=nf4 must find linear layers to quantise in .*, found none"):
+        policy(path, quantization="nf4")
+
+
 def test_an_evaluation_leaves_the_gradient_of_nf4_layers_alone(chatml_model: Path) -> None:
     model = policy(chatml_model, quantization="nf4", dtype="bfloat16")
     ids = torch.arange(10)[None]

@@ -11,11 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
+from rich.progress import track
+
 from preftune.data.loading import PreparedPairs
 from preftune.models.tokenizer import ChatTokenizer
 from preftune.pairs import Message, PreferencePair
 from preftune.refusals import Refusal
 
+_LONG = 5000  # pairs from which the stage is long enough to show a bar
 Overlong = Literal["drop", "cut", "stop"]
 
 
@@ -62,7 +65,8 @@ def tokenize(
     rows: list[TokenRow] = []
     dropped: dict[str, int] = {}
     truncated = 0
-    for place, pair in enumerate(pairs):
+    watched = track(pairs, "tokenising", transient=True, disable=len(pairs) < _LONG)
+    for place, pair in enumerate(watched):
         prompt, chosen, rejected = _encode(pair, chat)
         if max_length is not None and len(prompt) + max(len(chosen), len(rejected)) > max_length:
             verdict = _shorten(pair, prompt, chosen, rejected, max_length, overlong)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from peft import PeftModel
+from rich.console import Console
 from transformers import PreTrainedModel
 
 from preftune.data.loading import PreparedPairs, load_pairs
@@ -71,5 +72,6 @@ def prepare(
     pairs = load_pairs(data)
     rows, held_out = tokenize_splits(pairs, chat, train.max_length, data.overlong)
     steps = count_steps(train, len(rows.rows))
-    policy = load_policy(model, adapter, source, seed=seed)
+    with Console().status(f"loading the weights of {source.location}"):
+        policy = load_policy(model, adapter, source, seed=seed)
     return Prepared(source, chat, pairs, rows, held_out, policy, steps)
