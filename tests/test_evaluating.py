@@ -74,14 +74,14 @@ def test_the_distance_is_the_log_ratio_of_the_policys_own_answer(chatml_model: P
 
 
 def test_padding_on_either_side_changes_no_answers_probability(chatml_model: Path, chat: ChatTokenizer) -> None:
-    made, pad = model(chatml_model), chat.tokenizer.pad_token_id
+    made, pad = model(chatml_model, noise=1.0), chat.tokenizer.pad_token_id
     alone = sampling._Drawn(torch.tensor([[7, 8, 9, 20, 21]]), torch.ones(1, 5), torch.tensor([[True, True]]))
     padded = sampling._Drawn(
         torch.tensor([[pad, pad, 7, 8, 9, 20, 21, pad], [5, 6, 7, 8, 9, 20, 21, 22]]),
         torch.tensor([[0, 0, 1, 1, 1, 1, 1, 0], [1] * 8]),
         torch.tensor([[True, True, False], [True] * 3]),
     )
-    torch.testing.assert_close(sampling._score(made, padded)[:1], sampling._score(made, alone), rtol=0, atol=1e-5)
+    torch.testing.assert_close(sampling._score(made, padded)[:1], sampling._score(made, alone), rtol=0, atol=1e-4)
 
 
 def test_training_mode_and_the_callers_random_numbers_are_left_as_they_were(

@@ -79,6 +79,13 @@ def test_log_probabilities_per_token_are_means_over_tokens() -> None:
     assert metrics["logps/rejected_per_token"] == pytest.approx((-4 - 6) / 8)
 
 
+def test_a_longer_answer_weighs_more_in_the_mean_over_tokens() -> None:
+    zero = torch.zeros(2)
+    lengths = torch.tensor([1, 3])
+    record = PairLogps(torch.tensor([-5.0, -3.0]), zero, zero, zero, lengths, lengths)
+    assert pair_metrics(record)["logps/chosen_per_token"] == pytest.approx((-5 - 3) / 4)
+
+
 def test_rewards_are_beta_times_the_log_ratio() -> None:
     metrics = reward_metrics(logps([1.0, 3.0], [0.0, 4.0]), beta=0.5)
     assert metrics["rewards/chosen"] == pytest.approx(1.0)
