@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 
 from preftune.models.policy import save_policy
 from preftune.models.settings import FullSettings, LowRankSettings
-from preftune.refusals import RunFailed
+from preftune.refusals import Refusal, RunFailed
 from preftune.training.preparation import prepare
 from preftune.training.settings import LossSettings, TrainSettings
 from preftune.training.trainer import PairTrainer, build_trainer
@@ -253,3 +253,14 @@ def test_the_reference_is_not_moved_by_training(make: Make) -> None:
     before = reference()
     trainer.train()
     assert torch.equal(reference(), before)
+
+
+def test_autocast_to_bfloat16_works_on_cpu(make: Make) -> None:
+    trainer = make(bf16=True)
+    trainer.train()
+    assert first_loss(trainer) == pytest.approx(math.log(2), abs=1e-3)
+
+
+def test_what_trl_refuses_on_this_machine_is_a_sentence(make: Make) -> None:
+    with pytest.raises(Refusal, match=r"train must hold what trl\.DPOConfig takes on this machine, got: .*[Tt][Ff]32"):
+        make(tf32=True)

@@ -9,7 +9,7 @@ import torch
 
 from preftune.evaluating.answers import MeasuredAnswers
 from preftune.reporting.verdict import judge
-from preftune.training.trainer import Totals
+from preftune.training.metrics import Totals
 from preftune.training.verification import Verified
 
 # TRL's name of a held-out metric, and ours in the `eval` map. Names that stand in neither are not kept.

@@ -1,9 +1,32 @@
 """What is measured on pairs. The beta-free metrics can be compared across a sweep of beta; rewards cannot."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from preftune.losses.logps import PairLogps
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What a training counted.
+
+    Attributes:
+        loss_first: Mean loss of the first step's pairs, before any update.
+        loss_last: Loss of the last log event.
+        steps: Optimizer steps done.
+        pairs: Pairs seen, each as often as it came.
+        tokens: Tokens of prompts and answers in those pairs; a prompt counts once for each answer.
+        seconds_in_reference: Wall-clock seconds spent on the reference while training.
+    """
+
+    loss_first: float
+    loss_last: float
+    steps: int
+    pairs: int
+    tokens: int
+    seconds_in_reference: float
 
 
 def pair_metrics(logps: PairLogps) -> dict[str, float]:

@@ -9,7 +9,6 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 from preftune.losses.catalogue import PairLoss
 from preftune.losses.catalogue import pair_loss as losses
 from preftune.losses.logps import PairLogps
-from preftune.refusals import RunFailed
+from preftune.refusals import Refusal, RunFailed
 from preftune.training import metrics, verification
 from preftune.training.callbacks import GradientGuard, OnStep, ProgressBars, Reporter, Sink, not_finite
 from preftune.training.preparation import Prepared
@@ -62,43 +61,27 @@ def build_trainer(
 
 
 def _arguments(train: TrainSettings, steps: Steps, directory: Path, *, beta: float, seed: int) -> DPOConfig:
-    arguments = DPOConfig(
-        **{"dataloader_pin_memory": torch.cuda.is_available(), **train.dpo},
-        output_dir=str(directory),
-        beta=beta,
-        seed=seed,
-        data_seed=seed,
-        gradient_accumulation_steps=steps.accumulation,
-        report_to="none",
-        save_strategy="no",
-        remove_unused_columns=False,
-        logging_nan_inf_filter=False,
-        disable_tqdm=True,
-    )
+    has_cuda = torch.cuda.is_available()
+    try:
+        arguments = DPOConfig(
+            **{"dataloader_pin_memory": has_cuda, **train.dpo},
+            output_dir=str(directory),
+            use_cpu=not has_cuda,
+            beta=beta,
+            seed=seed,
+            data_seed=seed,
+            gradient_accumulation_steps=steps.accumulation,
+            report_to="none",
+            save_strategy="no",
+            remove_unused_columns=False,
+            logging_nan_inf_filter=False,
+            disable_tqdm=True,
+        )
+    except (ValueError, ImportError) as error:
+        raise Refusal(f"train must hold what trl.DPOConfig takes on this machine, got: {error}") from error
     if "LOCAL_RANK" not in os.environ and arguments.n_gpu > 1:
         arguments._n_gpu = 1  # one process drives one device; more would wrap the model in DataParallel
     return arguments
-
-
-@dataclass(frozen=True, slots=True)
-class Totals:
-    """What a training counted.
-
-    Attributes:
-        loss_first: Mean loss of the first step's pairs, before any update.
-        loss_last: Loss of the last log event.
-        steps: Optimizer steps done.
-        pairs: Pairs seen, each as often as it came.
-        tokens: Tokens of prompts and answers in those pairs; a prompt counts once for each answer.
-        seconds_in_reference: Wall-clock seconds spent on the reference while training.
-    """
-
-    loss_first: float
-    loss_last: float
-    steps: int
-    pairs: int
-    tokens: int
-    seconds_in_reference: float
 
 
 class PairTrainer(DPOTrainer):
@@ -201,10 +184,10 @@ class PairTrainer(DPOTrainer):
         self.seconds_in_reference = 0.0
         return verification.compare(trained, ours, self.pair_loss, self.from_scratch, self.model.dtype)
 
-    def totals(self) -> Totals:
+    def totals(self) -> metrics.Totals:
         """Return what was counted; for after training."""
         logged = [event["loss"] for event in self.state.log_history if "loss" in event]
-        return Totals(
+        return metrics.Totals(
             loss_first=torch.cat(self.first_losses).double().mean().item(),
             loss_last=logged[-1],
             steps=self.state.global_step,
