@@ -106,7 +106,18 @@ def test_a_recipe_reads_its_own_layout_from_a_local_file(tmp_path, recipe):
 @pytest.mark.parametrize("recipe", LAYOUTS)
 def test_every_recipe_lists_the_settings_of_selection(recipe):
     listed = set(OmegaConf.load(CONF / f"data/{recipe}.yaml"))
-    assert listed >= {"path", "score", "top_k", "min_score", "max_rows", "test_size", "split_seed"}
+    assert listed >= {
+        "path",
+        "score",
+        "top_k",
+        "min_score",
+        "max_rows",
+        "test_size",
+        "split_seed",
+        "on_bad_row",
+        "max_dropped",
+        "max_length_ratio",
+    }
 
 
 def test_ultrafeedback_carries_both_ratings_and_their_gap(tmp_path):
@@ -155,8 +166,9 @@ def test_the_ledger_of_a_run_adds_up(tmp_path):
             "dropped": {"duplicate": 1, "beyond data.top_k": 10, "held out": 6},
             "kept": 24,
             "truncated": 0,
+            "wrong": [],
         },
-        "held_out": {"source": "hermes2k.jsonl", "read": 6, "dropped": {}, "kept": 6, "truncated": 0},
+        "held_out": {"source": "hermes2k.jsonl", "read": 6, "dropped": {}, "kept": 6, "truncated": 0, "wrong": []},
     }
     assert (len(prepared.train), len(prepared.held_out)) == (24, 6)
 

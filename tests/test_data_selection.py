@@ -1,5 +1,7 @@
 """Selection keeps what its settings say, whatever the order of the rows, and accounts for the rest."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -173,3 +175,19 @@ def test_the_fingerprint_depends_on_content_order_and_side_but_not_on_origin():
         for sides in (([first], [second]), ([second], [first]), ([first, second], []), ([second, first], []))
     }
     assert len(digests) == 4
+
+
+def lengths(chosen: int, rejected: int) -> PreferencePair:
+    return replace(pair(1), chosen="a" * chosen, rejected="b" * rejected)
+
+
+def test_pairs_of_too_unequal_lengths_are_dropped_and_counted():
+    pairs = [lengths(4, 2), lengths(2, 5), lengths(6, 2)]
+    selected, dropped = kept(pairs, max_length_ratio=2.5)
+    assert selected == pairs[:2]
+    assert dropped == {"duplicate": 0, "beyond data.max_length_ratio": 1}
+
+
+def test_a_length_ratio_that_no_pair_meets_is_refused_with_the_lowest():
+    with pytest.raises(Refusal, match=r"data\.max_length_ratio must be at least 2, the lowest of 2 pairs, got 1\.5"):
+        kept([lengths(4, 2), lengths(6, 2)], max_length_ratio=1.5)

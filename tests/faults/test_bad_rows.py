@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
-from preftune.data.loading import load_pairs
+from preftune.data.loading import PreparedPairs, load_pairs
 from preftune.data.settings import DataSettings
 from preftune.refusals import Refusal
 
@@ -229,7 +230,10 @@ ROW_FAULTS = [
 @pytest.mark.parametrize(("dialect", "good", "change", "fault"), ROW_FAULTS)
 def test_a_wrong_row_is_told_by_file_row_and_field(tmp_path, dialect, good, change, fault):
     sentence = refusal_of_rows(tmp_path, [good, {**good, **change}], dialect)
-    assert sentence == (f"every row must be right, got 1 wrong of 2; mend or remove them:\n  rows.jsonl:2: {fault}")
+    assert sentence == (
+        "every row must be right, got 1 wrong of 2; mend or remove them, or set data.on_bad_row=drop:\n"
+        f"  rows.jsonl:2: {fault}"
+    )
 
 
 def test_the_first_five_faults_are_shown_and_the_others_counted(tmp_path):
@@ -240,7 +244,7 @@ def test_the_first_five_faults_are_shown_and_the_others_counted(tmp_path):
     ]
     # The last row has three faults: chosen is empty, rejected is empty, and the two are equal.
     assert refusal_of_rows(tmp_path, rows) == (
-        "every row must be right, got 7 wrong of 8; mend or remove them:\n"
+        "every row must be right, got 7 wrong of 8; mend or remove them, or set data.on_bad_row=drop:\n"
         "  rows.jsonl:2: chosen must be text, got 0\n"
         "  rows.jsonl:3: chosen must be text, got 1\n"
         "  rows.jsonl:4: chosen must be text, got 2\n"
@@ -255,7 +259,7 @@ def test_a_score_that_is_no_finite_number(tmp_path, score):
     rows = [{**GOOD, "gap": 1}, {**GOOD, "gap": score}]
     shown = "null" if score is None else repr(score)
     assert refusal_of_rows(tmp_path, rows, score="gap") == (
-        "every row must be right, got 1 wrong of 2; mend or remove them:\n"
+        "every row must be right, got 1 wrong of 2; mend or remove them, or set data.on_bad_row=drop:\n"
         f"  rows.jsonl:2: gap must be a finite number, got {shown}"
     )
 
@@ -274,3 +278,48 @@ def test_a_score_column_that_is_not_there(tmp_path):
         "data.score must name columns of rows.jsonl, got score_rejected; its columns are chosen, prompt, "
         "rejected, score_chosen, and data.score=null takes no score"
     )
+
+
+def prepared(path: Path, **choices: object) -> PreparedPairs:
+    fields = {"name": "x", "source": "files", "path": str(path), "dialect": "messages", "test_size": 0.5}
+    return load_pairs(DataSettings.model_validate(fields | choices))
+
+
+def mixed(tmp_path: Path) -> Path:
+    """Five rows: two right, an empty answer, equal answers, and a number for a prompt."""
+    rows = [GOOD, {**GOOD, "chosen": " "}, {**GOOD, "prompt": "3?"}, {**GOOD, "chosen": "5"}, {**GOOD, "prompt": 3}]
+    file = tmp_path / "mixed.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    return file
+
+
+def test_wrong_rows_are_dropped_and_counted_by_what_is_wrong_where_asked(tmp_path):
+    ledger = prepared(mixed(tmp_path), on_bad_row="drop").ledger.train
+    assert ledger.read == 5
+    assert {reason: count for reason, count in ledger.dropped.items() if reason.startswith("wrong")} == {
+        "wrong: chosen must not be empty": 1,
+        "wrong: chosen must differ from rejected": 1,
+        "wrong: prompt must be text": 1,
+    }
+    assert ledger.wrong == [
+        "mixed.jsonl:2: chosen must not be empty, got ' '",
+        "mixed.jsonl:4: chosen must differ from rejected, got '5' for both",
+        "mixed.jsonl:5: prompt must be text, got 3",
+    ]
+    assert ledger.kept == 1
+
+
+def test_more_wrong_rows_than_allowed_stop_the_run(tmp_path):
+    assert prepared(mixed(tmp_path), on_bad_row="drop", max_dropped=0.6).ledger.train.read == 5
+    with pytest.raises(Refusal) as refused:
+        prepared(mixed(tmp_path), on_bad_row="drop", max_dropped=0.5)
+    assert str(refused.value).splitlines()[0] == (
+        "every row must be right, got 3 wrong of 5; more than the share of data.max_dropped=0.5, 0.6 of all:"
+    )
+
+
+def test_a_limit_on_dropped_rows_without_dropping_is_refused():
+    with pytest.raises(
+        ValidationError, match=r"data\.max_dropped must be null where data\.on_bad_row is stop, got 0\.1"
+    ):
+        prepared(Path("x.jsonl"), max_dropped=0.1)

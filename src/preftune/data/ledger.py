@@ -13,12 +13,14 @@ class SplitLedger:
         read: Rows read.
         dropped: Rows dropped, by reason, in the order of the steps; a step that ran and dropped none says 0.
         truncated: Kept rows whose answers lost tokens.
+        wrong: The first faults of the rows that were dropped for being wrong.
     """
 
     source: str
     read: int
     dropped: dict[str, int] = field(default_factory=dict)
     truncated: int = 0
+    wrong: list[str] = field(default_factory=list)
 
     @property
     def kept(self) -> int:
@@ -49,4 +51,5 @@ def _split(split: SplitLedger) -> dict[str, Any]:
         "dropped": dict(split.dropped),
         "kept": split.kept,
         "truncated": split.truncated,
+        "wrong": list(split.wrong),
     }

@@ -39,11 +39,12 @@ def load_pairs(settings: DataSettings) -> PreparedPairs:
         Refusal: The source cannot be read, a row is wrong, or the selection leaves nothing.
     """
     true_reward = None
+    account = SplitLedger(source_name(settings, settings.split), read=0)
     if settings.toy is not None:
         pairs, true_reward = _toy_pairs(settings.toy.pairs, settings.toy.label_noise)
+        account.read = len(pairs)
     else:
-        pairs = _split_pairs(settings, settings.split)
-    account = SplitLedger(source_name(settings, settings.split), read=len(pairs))
+        pairs = _split_pairs(settings, settings.split, account)
     selected = select(pairs, settings, account)
     if settings.test_split is not None and settings.path is None:
         held_out, held_account = _separate_split(settings, settings.test_split)
@@ -71,16 +72,15 @@ def fingerprint(train: list[PreferencePair], held_out: list[PreferencePair]) -> 
     return digest.hexdigest()
 
 
-def _split_pairs(settings: DataSettings, split: str) -> list[PreferencePair]:
+def _split_pairs(settings: DataSettings, split: str, account: SplitLedger) -> list[PreferencePair]:
     if settings.dialect is None:
         raise Refusal(f"data.dialect must name the layout of the rows for data={settings.name}, got null")
-    name = source_name(settings, split)
-    return read_pairs(source_rows(settings, split), settings.dialect, settings.score, name)
+    return read_pairs(source_rows(settings, split), settings, settings.dialect, account)
 
 
 def _separate_split(settings: DataSettings, split: str) -> tuple[list[PreferencePair], SplitLedger]:
-    pairs = _split_pairs(settings, split)
-    account = SplitLedger(source_name(settings, split), read=len(pairs))
+    account = SplitLedger(source_name(settings, split), read=0)
+    pairs = _split_pairs(settings, split, account)
     return without_duplicates(pairs, account), account
 
 
@@ -90,5 +90,6 @@ def _toy_pairs(count: int, label_noise: float) -> tuple[list[PreferencePair], Ca
     from preftune.toy.world import true_reward
 
     pairs = sample_pairs(count, label_noise)
-    refuse_wrong_rows([[f"{pair.origin}: {fault}" for fault in faults(pair)] for pair in pairs])
+    wrong = [[f"{pair.origin}: {fault}" for fault in faults(pair)] for pair in pairs]
+    refuse_wrong_rows([found for found in wrong if found], len(pairs))
     return pairs, true_reward

@@ -1,11 +1,12 @@
 """Which pairs are trained on, chosen in a fixed order.
 
-1. Validity: any wrong row stops the run (`validity.py`).
+1. Validity: a wrong row stops the run, or is dropped where `on_bad_row` says so (`validity.py`).
 2. Duplicates: of pairs with the same prompt and answers one is kept, the one with the highest score.
-3. `min_score`: pairs whose score is below it are dropped.
-4. `top_k`: the pairs with the highest score are kept; ties are broken by content hash.
-5. `max_rows`: the pairs with the lowest content hash are kept.
-6. Held out: `test_size` prompts, chosen by a hash of seed and prompt, go with all their pairs to the
+3. `max_length_ratio`: pairs of which one answer is that much longer than the other are dropped.
+4. `min_score`: pairs whose score is below it are dropped.
+5. `top_k`: the pairs with the highest score are kept; ties are broken by content hash.
+6. `max_rows`: the pairs with the lowest content hash are kept.
+7. Held out: `test_size` prompts, chosen by a hash of seed and prompt, go with all their pairs to the
    held-out split. Where a split of its own is held out, it passes steps 1 and 2 instead, and pairs of
    train whose prompt stands in it are dropped.
 
@@ -24,8 +25,10 @@ Keyed = dict[str, PreferencePair]  # by content hash, in the order of the rows
 
 
 def select(pairs: list[PreferencePair], settings: DataSettings, account: SplitLedger) -> list[PreferencePair]:
-    """Return the pairs that steps 2 to 5 keep, and account for the others."""
+    """Return the pairs that steps 2 to 6 keep, and account for the others."""
     keyed = _without_duplicates(pairs, account)
+    if settings.max_length_ratio is not None:
+        keyed = _balanced(keyed, settings.max_length_ratio, account)
     if settings.min_score is not None:
         keyed = _above(keyed, settings.min_score, account)
     if settings.top_k is not None:
@@ -107,6 +110,22 @@ def _without_duplicates(pairs: Iterable[PreferencePair], account: SplitLedger) -
 def _strength(pair: PreferencePair) -> tuple[float, list[tuple[str, float]]]:
     # Of equal scores the ratings decide, so that the extras that are kept do not depend on row order either.
     return pair.extras.get("score", 0.0), sorted(pair.extras.items())
+
+
+def _balanced(keyed: Keyed, limit: float, account: SplitLedger) -> Keyed:
+    kept = {key: pair for key, pair in keyed.items() if _length_ratio(pair) <= limit}
+    account.drop("beyond data.max_length_ratio", len(keyed) - len(kept))
+    if not kept:
+        lowest = min(_length_ratio(pair) for pair in keyed.values())
+        raise Refusal(
+            f"data.max_length_ratio must be at least {lowest:.3g}, the lowest of {len(keyed)} pairs, got {limit:g}"
+        )
+    return kept
+
+
+def _length_ratio(pair: PreferencePair) -> float:
+    longer, shorter = sorted((len(pair.chosen), len(pair.rejected)), reverse=True)
+    return longer / shorter
 
 
 def _above(keyed: Keyed, min_score: float, account: SplitLedger) -> Keyed:

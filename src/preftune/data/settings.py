@@ -12,7 +12,7 @@ Dialect = Literal["messages", "openhermes", "ultrafeedback", "hh_rlhf", "orca", 
 _WITHOUT_EFFECT = {
     "hub": (),
     "files": ("id", "revision", "test_split"),
-    "toy": ("id", "revision", "test_split", "dialect", "score", "top_k", "min_score"),
+    "toy": ("id", "revision", "test_split", "dialect", "score", "top_k", "min_score", "max_dropped"),
 }
 
 
@@ -45,6 +45,9 @@ class DataSettings(Settings):
         split_seed: Changes which prompts are held out.
         overlong: What becomes of a pair longer than `train.max_length`: `drop` it, `cut` the end of its answers,
             or `stop`.
+        on_bad_row: What a wrong row does: `stop` the run, or be dropped and counted (`drop`).
+        max_dropped: Share of the rows that may be wrong before the run stops all the same; null is any.
+        max_length_ratio: Drop pairs whose longer answer has more than this times the other's characters.
         toy: Settings of the toy world; only for `source: toy`.
     """
 
@@ -63,6 +66,9 @@ class DataSettings(Settings):
     test_size: Annotated[float, Field(gt=0)]
     split_seed: int = 0
     overlong: Literal["drop", "cut", "stop"] = "drop"
+    on_bad_row: Literal["stop", "drop"] = "stop"
+    max_dropped: Annotated[float, Field(ge=0, lt=1)] | None = None
+    max_length_ratio: Annotated[float, Field(gt=1)] | None = None
     toy: ToySettings | None = None
 
     @model_validator(mode="after")
@@ -101,5 +107,7 @@ class DataSettings(Settings):
                     f"data.{key} must be null where data.score is null, got {getattr(self, key)}; "
                     "set data.score to the column that holds the strength of the preference"
                 )
+        if self.on_bad_row == "stop" and self.max_dropped is not None:
+            yield f"data.max_dropped must be null where data.on_bad_row is stop, got {self.max_dropped:g}"
         if self.test_size >= 1 and self.test_size != int(self.test_size):
             yield f"data.test_size must be a share below 1 or a whole number, got {self.test_size}"

@@ -1,5 +1,6 @@
-"""Rows to pairs, none of which is wrong: any bad row stops the run, and the first five are shown."""
+"""Rows to pairs, none of which is wrong: a bad row stops the run, or is dropped and counted where asked."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -7,50 +8,74 @@ from rich.console import Console
 from rich.progress import track
 
 from preftune.data.dialects import COLUMNS, DIALECTS
+from preftune.data.ledger import SplitLedger
 from preftune.data.rows import Row, RowError
 from preftune.data.scores import read_scores, score_columns
+from preftune.data.settings import DataSettings
 from preftune.pairs import PreferencePair, faults
 from preftune.refusals import Refusal
 
 SHOWN = 5
 
 
-def read_pairs(rows: Iterable[Row], dialect: str, score: str | list[str] | None, name: str) -> list[PreferencePair]:
-    """Read every row of the source called `name` with `dialect`.
+def read_pairs(rows: Iterable[Row], settings: DataSettings, dialect: str, account: SplitLedger) -> list[PreferencePair]:
+    """Read every row of a source with `dialect`, and account for those that are wrong.
 
     Raises:
-        Refusal: The columns do not fit, a row is wrong, or there is no row.
+        Refusal: The columns do not fit, there is no row, a row is wrong and `on_bad_row` is `stop`, or more rows
+            are wrong than `max_dropped` allows.
     """
-    scores = score_columns(score)
+    scores = score_columns(settings.score)
     console = Console(stderr=True)
-    taken = list(track(rows, f"Reading {name}", console=console, transient=True))
+    taken = list(track(rows, f"Reading {account.source}", console=console, transient=True))
     if not taken:
-        raise Refusal(f"{name} must hold at least one row, got none")
-    _refuse_other_columns({column for row in taken for column in row.columns}, dialect, scores, name)
+        raise Refusal(f"{account.source} must hold at least one row, got none")
+    _refuse_other_columns({column for row in taken for column in row.columns}, dialect, scores, account.source)
+    account.read = len(taken)
     pairs, wrong = [], []
-    for row in track(taken, f"Checking {name}", console=console, transient=True):
+    for row in track(taken, f"Checking {account.source}", console=console, transient=True):
         try:
             pair = replace(DIALECTS[dialect](row), extras=read_scores(row, scores))
         except RowError as fault:
             wrong.append([f"{row.origin}: {fault}"])
             continue
-        pairs.append(pair)
-        wrong.append([f"{row.origin}: {fault}" for fault in faults(pair)])
-    refuse_wrong_rows(wrong)
+        if found := [f"{row.origin}: {fault}" for fault in faults(pair)]:
+            wrong.append(found)
+        else:
+            pairs.append(pair)
+    if wrong:
+        _settle_wrong_rows(wrong, settings, account)
     return pairs
 
 
-def refuse_wrong_rows(faults_by_row: list[list[str]]) -> None:
-    """Refuse rows of which any has a fault; the lists of right rows are empty."""
-    found = [fault for row in faults_by_row for fault in row]
+def refuse_wrong_rows(wrong: list[list[str]], rows: int, remedy: str = "mend or remove them") -> None:
+    """Refuse the wrong ones of `rows`, each with its faults; the first five faults are shown."""
+    found = [fault for row in wrong for fault in row]
     if not found:
         return
-    bad = sum(1 for row in faults_by_row if row)
-    lines = [f"every row must be right, got {bad} wrong of {len(faults_by_row)}; mend or remove them:"]
+    lines = [f"every row must be right, got {len(wrong)} wrong of {rows}; {remedy}:"]
     lines += found[:SHOWN]
     if len(found) > SHOWN:
         lines.append(f"and {len(found) - SHOWN} more")
     raise Refusal("\n  ".join(lines))
+
+
+def _settle_wrong_rows(wrong: list[list[str]], settings: DataSettings, account: SplitLedger) -> None:
+    if settings.on_bad_row == "stop":
+        refuse_wrong_rows(wrong, account.read, "mend or remove them, or set data.on_bad_row=drop")
+    share = len(wrong) / account.read
+    if settings.max_dropped is not None and share > settings.max_dropped:
+        remedy = f"more than the share of data.max_dropped={settings.max_dropped:g}, {share:.3g} of all"
+        refuse_wrong_rows(wrong, account.read, remedy)
+    for found in wrong:
+        account.drop(f"wrong: {_condition(found[0])}", 1)
+    account.wrong = [fault for row in wrong for fault in row][:SHOWN]
+
+
+def _condition(fault: str) -> str:
+    """Return what a fault asks for, without where and with what: `chosen must not be empty`."""
+    asked = fault.split(": ", 1)[1].split(", got ")[0]
+    return re.sub(r"\[\d+\]", "[]", asked)
 
 
 def _refuse_other_columns(seen: set[str], dialect: str, scores: list[str], name: str) -> None:
