@@ -75,7 +75,7 @@ def _facts(bias: LengthBias, scores: Scores | None, shares: Shares) -> list[str]
         )
     return [
         *lines,
-        f"tokens      {_percent(shares.loss)} carry loss; {_percent(shares.second_prompt)} are a second copy of prompts",
+        f"tokens      {_percent(shares.loss)} carry loss; {_percent(shares.second_prompt)} are a prompt's second copy",
         f"padding     {_percent(shares.padding)} of the places in batches of {shares.batch} pairs, in random order",
     ]
 
