@@ -71,7 +71,8 @@ def test_a_quantile_is_one_of_the_values() -> None:
 def test_a_histogram_counts_every_pair_in_bins_of_one_width() -> None:
     found = lengths([1, 1, 2, 2 * BINS])
     assert (found.least, found.median, found.p95, found.most) == (1, 1, 64, 64)
-    assert found.histogram == (3, *[0] * (BINS - 2), 1)  # two tokens a bin: 1 and 2 share the first
+    assert found.histogram == (3, *[0] * (BINS - 2), 1)  # 63 / 32 tokens a bin: 1 and 2 share the first
+    assert lengths([8, 9]).histogram == (1, *[0] * (BINS - 2), 1)
     assert lengths([7, 7]).histogram == (2, *[0] * (BINS - 1))
 
 
@@ -252,6 +253,18 @@ def test_the_command_looks_at_a_run_and_writes_nothing(
     assert "batches of 8 pairs" in text
     assert "warning: the held-out split holds fewer than 50 pairs, 2:" in text
     assert not list(tmp_path.iterdir())
+
+
+def test_a_terminal_that_is_not_utf_8_gets_bars_it_can_print(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding="ascii")
+    made = rich_console.Console(width=80, file=stream)
+    monkeypatch.setattr(pairs_terminal, "Console", lambda **_: made)
+    pairs_terminal.print_pairs(report_of(balanced()))
+    stream.flush()
+    text = raw.getvalue().decode()
+    assert "[[one two three{{<|im_end|>?}}]]" in text
+    assert re.search(r"\| chosen .*@ +@ \|", text)
 
 
 def test_the_command_line_leaves_no_file_and_refuses_a_sweep(pair_file: Path, tmp_path: Path) -> None:

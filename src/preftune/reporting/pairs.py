@@ -180,7 +180,7 @@ def lengths(counts: Sequence[int]) -> Lengths:
     least, most = min(counts), max(counts)
     histogram = [0] * BINS
     for count in counts:
-        histogram[(count - least) * BINS // (most - least + 1)] += 1
+        histogram[min(BINS - 1, (count - least) * BINS // max(1, most - least))] += 1  # the last bin holds `most`
     median, p95 = int(quantile(counts, 0.5)), int(quantile(counts, 0.95))
     return Lengths(least, median, p95, most, tuple(histogram))
 

@@ -3,6 +3,8 @@
 Text of rows is never read as markup.
 """
 
+from io import TextIOWrapper
+
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -11,6 +13,7 @@ from preftune.reporting.inert import inert
 from preftune.reporting.pairs import Answer, Example, LengthBias, Lengths, PairReport, Scores, Shares
 
 _BARS = "▁▂▃▄▅▆▇█"
+_ASCII_BARS = ".:-=+*#@"
 # Characters of a decoded text that are shown from its start, and from its end.
 _HEAD, _TAIL = 240, 160
 
@@ -18,8 +21,10 @@ _HEAD, _TAIL = 240, 160
 def print_pairs(report: PairReport) -> None:
     """Print the whole report, the warnings last, where they are read."""
     console = Console(highlight=False)
+    if isinstance(console.file, TextIOWrapper):
+        console.file.reconfigure(errors="replace")  # a terminal that is not UTF-8 has no place for all text of rows
     console.print(_waterfall(report))
-    console.print(_lengths(report))
+    console.print(_lengths(report, _BARS if console.encoding.startswith("utf") else _ASCII_BARS))
     for line in _facts(report.length_bias, report.scores, report.shares):
         console.print(Text(line))
     console.print(Text("\nlongest pairs, prompt and longer answer", style="italic"))
@@ -43,19 +48,19 @@ def _waterfall(report: PairReport) -> Table:
     return table
 
 
-def _lengths(report: PairReport) -> Table:
+def _lengths(report: PairReport, heights: str) -> Table:
     table = _table("tokens of a train pair", "", "min", "median", "95 %", "max")
     table.add_column("pairs, from min to max", no_wrap=True)
     for name, lengths in (("prompt", report.prompt), ("chosen", report.chosen), ("rejected", report.rejected)):
         numbers = (lengths.least, lengths.median, lengths.p95, lengths.most)
-        table.add_row(name, *(f"{number:,}" for number in numbers), bars(lengths))
+        table.add_row(name, *(f"{number:,}" for number in numbers), bars(lengths, heights))
     return table
 
 
-def bars(lengths: Lengths) -> str:
+def bars(lengths: Lengths, heights: str = _BARS) -> str:
     """Return the histogram as one bar a bin: blank for none, and at least the lowest bar for one pair."""
     tallest = max(lengths.histogram)
-    return "".join(_BARS[(count * len(_BARS) - 1) // tallest] if count else " " for count in lengths.histogram)
+    return "".join(heights[(count * len(heights) - 1) // tallest] if count else " " for count in lengths.histogram)
 
 
 def _facts(bias: LengthBias, scores: Scores | None, shares: Shares) -> list[str]:
