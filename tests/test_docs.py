@@ -12,18 +12,25 @@ from preftune import command_line
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"^    python -m recipes\.run\b *(.*)$", README, flags=re.M)
+LOOKS = re.findall(r"^    python -m recipes\.pairs\b *(.*)$", README, flags=re.M)
 MAKE_WORDS = re.findall(r"^    make (\w+)", README + (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), flags=re.M)
 TREE = README[README.index("## The house") :]
 
 
 def test_the_readme_names_as_many_commands_as_are_tested() -> None:
     assert len(COMMANDS) == 6
+    assert len(LOOKS) == 1
     assert set(MAKE_WORDS) == {"run", "test", "check", "fix"}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_each_command_of_the_readme_is_accepted(command: str) -> None:
     assert command_line.checked(shlex.split(command), ROOT / "conf")
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_each_look_at_pairs_of_the_readme_is_accepted(look: str) -> None:
+    assert command_line.checked(shlex.split(look), ROOT / "conf", sweeps=False)
 
 
 def test_make_knows_each_word_that_the_documents_name() -> None:

@@ -41,12 +41,13 @@ _OVERRULED = (
 )
 
 
-def checked(argv: list[str], choices: Path) -> list[str]:
+def checked(argv: list[str], choices: Path, *, sweeps: bool = True) -> list[str]:
     """Check a command line and return it in a form that Hydra takes without `+`.
 
     Args:
         argv: What follows the program's name.
         choices: The directory that holds `run.yaml` and the groups.
+        sweeps: Whether the program can do several runs with `-m`.
 
     Returns:
         The same command line, where a key that exists needs no `+` even if no file of `conf/` lists it, and
@@ -58,7 +59,7 @@ def checked(argv: list[str], choices: Path) -> list[str]:
     flags = get_args_parser().parse_args(argv)
     if flags.help or flags.hydra_help or flags.shell_completion:
         return argv
-    refuse_all(_flag_faults(flags))
+    refuse_all(_flag_faults(flags, sweeps=sweeps))
     typed, faults = _parsed(flags.overrides)
     faults += _faults_as_typed(typed, multirun=flags.multirun)
     with initialize_config_dir(str(choices.resolve()), job_name="run", version_base="1.3"):
@@ -233,8 +234,10 @@ def _shared_directory(directories: list[str | None]) -> list[str]:
     return [f"run.dir must be null or differ between the jobs of -m, got {named[0]!r} for {len(named)} jobs"]
 
 
-def _flag_faults(flags: argparse.Namespace) -> list[str]:
+def _flag_faults(flags: argparse.Namespace, *, sweeps: bool) -> list[str]:
     faults = []
+    if flags.multirun and not sweeps:
+        faults.append("-m must be left out, since this program looks at one run at a time")
     if flags.config_path:
         faults.append(f"--config-path must be left out, got {flags.config_path!r}; --config-dir adds choices")
     if flags.config_dir and not Path(flags.config_dir).is_dir():

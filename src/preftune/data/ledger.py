@@ -4,6 +4,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
+@dataclass(frozen=True, slots=True)
+class TopKCut:
+    """Where `data.top_k` cut.
+
+    Attributes:
+        score: The lowest score that is kept.
+        kept: Pairs of that score that are kept.
+        dropped: Pairs of that score that are not; the content hash decided between the two.
+    """
+
+    score: float
+    kept: int
+    dropped: int
+
+
 @dataclass
 class SplitLedger:
     """The account of one split: `read` is what was dropped, by reason, and what is kept.
@@ -14,6 +29,7 @@ class SplitLedger:
         dropped: Rows dropped, by reason, in the order of the steps; a step that ran and dropped none says 0.
         truncated: Kept rows whose answers lost tokens.
         wrong: The first faults of the rows that were dropped for being wrong.
+        top_k: Where `data.top_k` cut; None where it dropped nothing.
     """
 
     source: str
@@ -21,6 +37,7 @@ class SplitLedger:
     dropped: dict[str, int] = field(default_factory=dict)
     truncated: int = 0
     wrong: list[str] = field(default_factory=list)
+    top_k: TopKCut | None = None
 
     @property
     def kept(self) -> int:

@@ -16,7 +16,7 @@ No step depends on the order of the rows, and the pairs that are kept stay in th
 import hashlib
 from collections.abc import Iterable
 
-from preftune.data.ledger import SplitLedger
+from preftune.data.ledger import SplitLedger, TopKCut
 from preftune.data.settings import DataSettings
 from preftune.pairs import PreferencePair
 from preftune.refusals import Refusal
@@ -33,6 +33,7 @@ def select(pairs: list[PreferencePair], settings: DataSettings, account: SplitLe
         keyed = _above(keyed, settings.min_score, account)
     if settings.top_k is not None:
         order = sorted(keyed, key=lambda key: (-keyed[key].extras["score"], key))
+        account.top_k = _cut([keyed[key].extras["score"] for key in order], settings.top_k)
         keyed = _only(keyed, order[: settings.top_k], "data.top_k", account)
     if settings.max_rows is not None:
         keyed = _only(keyed, sorted(keyed)[: settings.max_rows], "data.max_rows", account)
@@ -137,6 +138,14 @@ def _above(keyed: Keyed, min_score: float, account: SplitLedger) -> Keyed:
             f"data.min_score must be at most {highest:g}, the highest score of {len(keyed)} pairs, got {min_score:g}"
         )
     return kept
+
+
+def _cut(scores: list[float], top_k: int) -> TopKCut | None:
+    """Return where `top_k` cuts `scores`, which fall."""
+    if len(scores) <= top_k:
+        return None
+    lowest = scores[top_k - 1]
+    return TopKCut(lowest, kept=scores[:top_k].count(lowest), dropped=scores[top_k:].count(lowest))
 
 
 def _only(keyed: Keyed, keys: list[str], setting: str, account: SplitLedger) -> Keyed:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from preftune.reporting.inert import inert
 from preftune.runs.directory import Previous
 from preftune.training.verification import Verified
 
@@ -27,8 +28,6 @@ ROWS = (
 
 
 SAMPLES = 3
-# Escape sequences in the text of a model or a row would steer the terminal.
-_CONTROL = {code: "\ufffd" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
 
 
 def print_plan(lines: Sequence[tuple[str, str]]) -> None:
@@ -89,5 +88,5 @@ def _side_by_side(sample: Mapping[str, Any]) -> Table:
 
 
 def _shorten(text: str, limit: int) -> str:
-    inert = text.translate(_CONTROL)
-    return inert if len(inert) <= limit else inert[: limit - 3] + "..."
+    safe = inert(text)
+    return safe if len(safe) <= limit else safe[: limit - 3] + "..."

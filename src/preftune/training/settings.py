@@ -65,16 +65,20 @@ class TrainSettings(Settings):
         """Longest prompt and answer together, in tokens; None for no limit. TRL's default is 1024."""
         return self.dpo.get("max_length", 1024)  # type: ignore[no-any-return]
 
+    @property
+    def micro_batch(self) -> int:
+        """Pairs held at once on one device. TRL's default is 8."""
+        return self.dpo.get("per_device_train_batch_size", 8)  # type: ignore[no-any-return]
+
     @model_serializer
     def _flat(self) -> dict[str, Any]:
         return {"name": self.name, "global_batch_size": self.global_batch_size, **self.dpo}
 
     @model_validator(mode="after")
     def _accumulates_whole_batches(self) -> "TrainSettings":
-        batch = self.dpo.get("per_device_train_batch_size", 8)
-        if self.global_batch_size % batch:
+        if self.global_batch_size % self.micro_batch:
             raise ValueError(
-                f"train.global_batch_size must be a multiple of train.per_device_train_batch_size={batch}, "
+                f"train.global_batch_size must be a multiple of train.per_device_train_batch_size={self.micro_batch}, "
                 f"got {self.global_batch_size}"
             )
         return self
