@@ -30,8 +30,8 @@ def told(pair: PreferencePair) -> tuple[list[dict[str, str]], str, str]:
 
 
 def test_every_dialect_that_settings_offer_has_a_reader_and_its_columns():
-    assert set(DIALECTS) == set(COLUMNS) == set(get_args(Dialect))
-    assert len(DIALECTS) == 6
+    assert {"auto", *DIALECTS} == {"auto", *COLUMNS} == set(get_args(Dialect))
+    assert len(DIALECTS) == 7
 
 
 @pytest.mark.parametrize("prompt", ["2 + 2?", [USER], USER])
@@ -145,6 +145,19 @@ def test_rendered_text_that_is_not_whole_chatml_is_refused(text, fault):
     with pytest.raises(RowError, match=r"^chosen must ") as error:
         read("openhermes", question="2 + 2?", chosen=text, rejected="5")
     assert fault in str(error.value)
+
+
+@pytest.mark.parametrize("system", [None, "Be brief."])
+def test_the_implicit_prompt_is_what_both_dialogues_begin_with(system):
+    turns = [USER, assistant("4"), {"role": "user", "content": "And 3 + 3?"}]
+    pair = read("implicit", system=system, chosen=[*turns, assistant("6")], rejected=[*turns, assistant("7")])
+    assert told(pair) == ([SYSTEM, *turns] if system else turns, "6", "7")
+
+
+def test_implicit_dialogues_rendered_as_chatml_are_parsed_back():
+    whole = CHATML_PROMPT + "{}<|im_end|>\n"
+    pair = read("implicit", chosen=whole.format("4"), rejected=whole.format("5"))
+    assert told(pair) == ([SYSTEM, USER], "4", "5")
 
 
 def test_hh_rlhf_takes_the_common_part_up_to_the_last_assistant_as_prompt():

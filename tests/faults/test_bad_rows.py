@@ -14,6 +14,7 @@ USER = {"role": "user", "content": "2 + 2?"}
 BEST = {"role": "assistant", "content": "4"}
 ORCA = {"system": "", "question": "2 + 2?", "chosen": "4", "rejected": "5"}
 FEEDBACK = {"prompt": "2 + 2?", "chosen": [USER, BEST], "rejected": [USER, {**BEST, "content": "5"}]}
+IMPLICIT = {"chosen": [USER, BEST], "rejected": [USER, {**BEST, "content": "5"}]}
 GPT = {"from": "gpt", "value": "4"}
 SHAREGPT = {
     "conversations": [{"from": "human", "value": "2 + 2?"}],
@@ -205,6 +206,25 @@ ROW_FAULTS = [
         "chosen must end with the assistant's turn, got 'user'",
     ),
     (
+        "implicit",
+        IMPLICIT,
+        {"chosen": [BEST]},
+        "chosen and rejected must begin with the same turns up to one of the user's, "
+        "got [{'role': 'assistant', 'content': '4'}] and [{'role': 'user', 'content': '2 + 2?'}, {'role': 'assista...",
+    ),
+    (
+        "implicit",
+        IMPLICIT,
+        {"chosen": [USER, BEST, {"role": "user", "content": "Sure?"}, BEST]},
+        "chosen must end with one assistant's turn after the shared turns, got assistant, user, assistant",
+    ),
+    (
+        "implicit",
+        IMPLICIT,
+        {"rejected": [USER]},
+        "rejected must end with one assistant's turn after the shared turns, got none",
+    ),
+    (
         "hh_rlhf",
         HH,
         {"rejected": "Human: 2"},
@@ -264,7 +284,7 @@ def test_columns_that_do_not_fit_the_dialect(tmp_path):
     assert refusal_of_rows(tmp_path, [{"instruction": "2?", "output": "4"}], "openhermes") == (
         "rows.jsonl must have the columns question or prompt or input, chosen, rejected for "
         "data.dialect=openhermes, got instruction, output; choose the dialect that fits: "
-        "messages, ultrafeedback, openhermes, hh_rlhf, orca, sharegpt"
+        "messages, ultrafeedback, openhermes, implicit, hh_rlhf, orca, sharegpt"
     )
 
 
@@ -273,4 +293,41 @@ def test_a_score_column_that_is_not_there(tmp_path):
     assert refusal_of_rows(tmp_path, rows, score=["score_chosen", "score_rejected"]) == (
         "data.score must name columns of rows.jsonl, got score_rejected; its columns are chosen, prompt, "
         "rejected, score_chosen, and data.score=null takes no score"
+    )
+
+
+def test_auto_tells_the_columns_and_why_no_dialect_fits(tmp_path):
+    rows = [{"question": 3, "chosen": "4", "rejected": "5"}, {"question": None, "chosen": "4", "rejected": "6"}]
+    assert refusal_of_rows(tmp_path, rows, "auto") == (
+        "data.dialect=auto must recognise the layout of rows.jsonl, got the columns chosen, question, rejected, "
+        "which no dialect fits; rename the columns, or name the dialect to see each fault:\n"
+        "  messages: needs the columns prompt, chosen, rejected; there is no prompt\n"
+        "  ultrafeedback: needs the columns prompt, chosen, rejected; there is no prompt\n"
+        "  openhermes: reads 0 of the first 2 rows; rows.jsonl:1: question must be text, got 3\n"
+        "  implicit: would not read the column question\n"
+        "  hh_rlhf: reads 0 of the first 2 rows; rows.jsonl:1: chosen and rejected must begin with the same turns up "
+        "to an '\\n\\nAssistant:', got '4' and '5'\n"
+        "  orca: needs the columns system, question, chosen, rejected; there is no system\n"
+        "  sharegpt: needs the columns conversations, chosen, rejected; there is no conversations"
+    )
+
+
+def test_auto_tells_two_dialects_that_read_the_rows_differently(tmp_path):
+    rows = [{**GOOD, "question": "2 + 2?"}, {**GOOD, "question": "What is 2 + 2?"}]
+    assert refusal_of_rows(tmp_path, rows, "auto") == (
+        "data.dialect=auto must fit one layout, got rows.jsonl with the columns chosen, prompt, question, rejected, "
+        "which messages and openhermes read differently, first at rows.jsonl:2; set data.dialect to one of them; "
+        "the others do not fit:\n"
+        "  ultrafeedback: reads 0 of the first 2 rows; rows.jsonl:1: chosen must be a list of messages, got '4'\n"
+        "  implicit: would not read the column prompt, question\n"
+        "  hh_rlhf: reads 0 of the first 2 rows; rows.jsonl:1: chosen and rejected must begin with the same turns up "
+        "to an '\\n\\nAssistant:', got '4' and '5'\n"
+        "  orca: needs the columns system, question, chosen, rejected; there is no system\n"
+        "  sharegpt: needs the columns conversations, chosen, rejected; there is no conversations"
+    )
+
+
+def test_a_wrong_row_under_auto_is_told_as_under_the_dialect_it_took(tmp_path):
+    assert refusal_of_rows(tmp_path, [GOOD, {**GOOD, "chosen": 3}], "auto") == (
+        "every row must be right, got 1 wrong of 2; mend or remove them:\n  rows.jsonl:2: chosen must be text, got 3"
     )

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from preftune.settings import Settings
 
-Dialect = Literal["messages", "openhermes", "ultrafeedback", "hh_rlhf", "orca", "sharegpt"]
+Dialect = Literal["auto", "messages", "ultrafeedback", "openhermes", "implicit", "hh_rlhf", "orca", "sharegpt"]
 
 _WITHOUT_EFFECT = {
     "hub": (),
@@ -35,7 +35,7 @@ class DataSettings(Settings):
         test_split: Split of `id` held out for evaluation; without it, and with `path`, `test_size` is.
         path: Local file: JSON, JSON lines or parquet, in the layout that `dialect` names. It stands in for
             `id` with all of its splits.
-        dialect: The layout of the rows.
+        dialect: The layout of the rows; `auto` recognises it from the first hundred.
         score: Column with the strength of the preference, or two columns, of chosen and of rejected, whose
             difference is the strength. Needed by `top_k` and `min_score`.
         top_k: Keep this many pairs, those with the highest score; ties are broken by content hash.
