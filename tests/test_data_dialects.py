@@ -80,6 +80,13 @@ def test_ultrafeedback_binarized_with_several_turns():
     assert told(pair) == (shared, "Yes", "No")
 
 
+def test_ultrafeedback_with_a_system_column():
+    pair = read(
+        "ultrafeedback", system="Be brief.", prompt="2 + 2?", chosen=[USER, assistant("4")], rejected=assistant("5")
+    )
+    assert told(pair) == ([SYSTEM, USER], "4", "5")
+
+
 @pytest.mark.parametrize("column", ["question", "prompt", "input"])
 def test_openhermes_as_plain_text(column):
     pair = read("openhermes", **{column: "2 + 2?"}, system="Be brief.", chosen="4", rejected="5", delta_score=1)

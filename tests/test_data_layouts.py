@@ -5,6 +5,7 @@ import pytest
 from preftune.data.dialects import DIALECTS
 from preftune.data.layouts import FIRST, fitting
 from preftune.data.rows import Row
+from preftune.data.settings import ColumnSettings
 
 USER = {"role": "user", "content": "2 + 2?"}
 SYSTEM = {"role": "system", "content": "Be brief."}
@@ -50,6 +51,13 @@ def test_auto_looks_at_the_first_rows_alone():
     plain = {"prompt": "2 + 2?", **TEXT}
     rows = rows_of(*[plain] * FIRST, {"prompt": RENDERED, **TEXT})
     assert fitting(rows, "auto", "x") is DIALECTS["messages"]
+
+
+def test_columns_by_other_names_are_read_as_messages():
+    names = ColumnSettings(prompt="question", chosen="best", rejected="worst", system="rules")
+    row = {"rules": "Be brief.", "question": "2 + 2?", "best": "4", "worst": [USER, OTHER], "prompt": "not this"}
+    pair = fitting(rows_of(row), "auto", "x", names)(rows_of(row)[0])
+    assert (pair.prompt, pair.chosen, pair.rejected) == ((SYSTEM, USER), "4", "5")
 
 
 def test_a_dialect_that_is_named_is_taken_in_silence(capsys):

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from preftune.data.loading import load_pairs
 from preftune.data.settings import DataSettings
@@ -325,6 +326,46 @@ def test_auto_tells_two_dialects_that_read_the_rows_differently(tmp_path):
         "  orca: needs the columns system, question, chosen, rejected; there is no system\n"
         "  sharegpt: needs the columns conversations, chosen, rejected; there is no conversations"
     )
+
+
+@pytest.mark.parametrize("dialect", ["auto", "messages"])
+def test_a_column_of_the_map_that_is_not_there(tmp_path, dialect):
+    rows = [{"question": "2 + 2?", "chosen": "4", "worse": "5"}]
+    assert refusal_of_rows(tmp_path, rows, dialect, columns={"prompt": "ask", "system": "rules"}) == (
+        "data.columns.prompt must name a column of rows.jsonl, got 'ask'; its columns are chosen, question, worse\n"
+        "data.columns.rejected must name a column of rows.jsonl, got null; its columns are chosen, question, worse\n"
+        "data.columns.system must name a column of rows.jsonl, got 'rules'; its columns are chosen, question, worse"
+    )
+
+
+def test_a_wrong_row_is_told_by_the_name_that_the_map_gives(tmp_path):
+    rows = [{"question": "2 + 2?", "best": 4, "rejected": "5"}]
+    assert refusal_of_rows(tmp_path, rows, "auto", columns={"prompt": "question", "chosen": "best"}) == (
+        "every row must be right, got 1 wrong of 1; mend or remove them:\n  rows.jsonl:1: best must be text, got 4"
+    )
+
+
+@pytest.mark.parametrize(
+    ("dialect", "columns", "sentence"),
+    [
+        (
+            "orca",
+            {"prompt": "question"},
+            "data.columns.prompt must be null where data.dialect is 'orca', got 'question'; "
+            "data.dialect=messages reads columns by other names",
+        ),
+        (
+            "messages",
+            {"chosen": "answer", "rejected": "answer"},
+            "data.columns.rejected must differ from data.columns.chosen, got 'answer' for both",
+        ),
+    ],
+)
+def test_a_map_of_columns_that_makes_no_sense(dialect, columns, sentence):
+    choices = {"name": "x", "source": "files", "path": "x.json", "dialect": dialect, "test_size": 0.5}
+    with pytest.raises(ValidationError) as refused:
+        DataSettings.model_validate({**choices, "columns": columns})
+    assert str(refused.value.errors()[0]["ctx"]["error"]) == sentence
 
 
 def test_a_wrong_row_under_auto_is_told_as_under_the_dialect_it_took(tmp_path):

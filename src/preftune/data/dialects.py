@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from preftune.data.chatml import unrendered
 from preftune.data.rows import Row, RowError, shown
+from preftune.data.settings import SAME_NAMES, ColumnSettings
 from preftune.data.turns import (
     Turns,
     read_answer,
@@ -24,10 +25,11 @@ Dialect = Callable[[Row], PreferencePair]
 _HH_TURN = re.compile(r"\n\n(Human|Assistant):")
 
 
-def messages(row: Row) -> PreferencePair:
-    """`prompt`, `chosen` and `rejected`, each plain text or messages; optional `system`."""
-    prompt = with_system(row.columns.get("system"), read_prompt(row.columns.get("prompt"), "prompt"))
-    return _pair(row, prompt)
+def messages(row: Row, names: ColumnSettings = SAME_NAMES) -> PreferencePair:
+    """`prompt`, `chosen` and `rejected`, or what `names` calls them, each plain text or messages; optional `system`."""
+    asked = names.prompt or "prompt"
+    system = row.columns.get(names.system or "system")
+    return _pair(row, with_system(system, read_prompt(row.columns.get(asked), asked)), names)
 
 
 def ultrafeedback(row: Row) -> PreferencePair:
@@ -129,8 +131,9 @@ COLUMNS: dict[str, tuple[tuple[str, ...], ...]] = {
 """The columns that each dialect cannot do without; of a group, one is enough."""
 
 
-def _pair(row: Row, prompt: Turns) -> PreferencePair:
-    chosen, rejected = (read_answer(row.columns.get(name), name, prompt) for name in ("chosen", "rejected"))
+def _pair(row: Row, prompt: Turns, names: ColumnSettings = SAME_NAMES) -> PreferencePair:
+    answers = (names.chosen or "chosen", names.rejected or "rejected")
+    chosen, rejected = (read_answer(row.columns.get(name), name, prompt) for name in answers)
     return PreferencePair(prompt, chosen, rejected, row.origin)
 
 

@@ -1,15 +1,17 @@
 """Which dialect reads the rows of a source: the one that is named, or the one that their first rows show."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from rich.console import Console
 from rich.markup import escape
 
-from preftune.data.dialects import COLUMNS, DIALECTS, Dialect
+from preftune.data.dialects import COLUMNS, DIALECTS, Dialect, messages
 from preftune.data.rows import Row, RowError
+from preftune.data.settings import SAME_NAMES, ColumnSettings
 from preftune.pairs import PreferencePair
-from preftune.refusals import Refusal
+from preftune.refusals import Refusal, refuse_all
 
 FIRST = 100
 """Rows that `auto` looks at."""
@@ -24,12 +26,22 @@ class Fit(NamedTuple):
     reason: str | None
 
 
-def fitting(rows: Sequence[Row], dialect: str, name: str) -> Dialect:
+def fitting(rows: Sequence[Row], dialect: str, name: str, names: ColumnSettings = SAME_NAMES) -> Dialect:
     """Return the reader for the rows of the source called `name`; with `auto`, say which.
 
+    Args:
+        rows: All of its rows.
+        dialect: Name of a dialect, or `auto`.
+        name: The source, as the user knows it.
+        names: Other names of the columns; where any is given, the dialect is `messages`.
+
     Raises:
-        Refusal: The columns do not fit the dialect; with `auto`, no dialect fits, or two do and read otherwise.
+        Refusal: The columns do not fit the dialect or the names; with `auto`, no dialect fits, or two do and read
+            otherwise.
     """
+    if names.given():
+        _refuse_absent(names, columns_of(rows), name)
+        return partial(messages, names=names)
     if dialect == "auto":
         return DIALECTS[_recognised(rows[:FIRST], name)]
     seen = columns_of(rows)
@@ -54,6 +66,18 @@ def listed(columns: set[str]) -> str:
 def missing(seen: set[str], dialect: str) -> list[str]:
     """Return the columns that `dialect` needs and that are not there."""
     return [" or ".join(group) for group in COLUMNS[dialect] if not seen.intersection(group)]
+
+
+def _refuse_absent(names: ColumnSettings, seen: set[str], name: str) -> None:
+    needed = {group[0]: group[0] for group in COLUMNS["messages"]}
+    faults = []
+    for field, column in {**needed, **names.given()}.items():
+        if column not in seen:
+            got = "null" if field not in names.given() else repr(column)
+            faults.append(
+                f"data.columns.{field} must name a column of {name}, got {got}; its columns are {listed(seen)}"
+            )
+    refuse_all(faults)
 
 
 def _recognised(rows: Sequence[Row], name: str) -> str:

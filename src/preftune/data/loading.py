@@ -75,7 +75,7 @@ def _split_pairs(settings: DataSettings, split: str) -> list[PreferencePair]:
     if settings.dialect is None:
         raise Refusal(f"data.dialect must name the layout of the rows for data={settings.name}, got null")
     name = source_name(settings, split)
-    return read_pairs(source_rows(settings, split), settings.dialect, settings.score, name)
+    return read_pairs(source_rows(settings, split), settings.dialect, settings.score, name, settings.columns)
 
 
 def _separate_split(settings: DataSettings, split: str) -> tuple[list[PreferencePair], SplitLedger]:

@@ -9,14 +9,21 @@ from rich.progress import track
 from preftune.data.layouts import columns_of, fitting, listed
 from preftune.data.rows import Row, RowError
 from preftune.data.scores import read_scores, score_columns
+from preftune.data.settings import SAME_NAMES, ColumnSettings
 from preftune.pairs import PreferencePair, faults
 from preftune.refusals import Refusal
 
 SHOWN = 5
 
 
-def read_pairs(rows: Iterable[Row], dialect: str, score: str | list[str] | None, name: str) -> list[PreferencePair]:
-    """Read every row of the source called `name` with `dialect`.
+def read_pairs(
+    rows: Iterable[Row],
+    dialect: str,
+    score: str | list[str] | None,
+    name: str,
+    names: ColumnSettings = SAME_NAMES,
+) -> list[PreferencePair]:
+    """Read every row of the source called `name` with `dialect`, its columns being called as `names` says.
 
     Raises:
         Refusal: The columns do not fit, a row is wrong, or there is no row.
@@ -26,7 +33,7 @@ def read_pairs(rows: Iterable[Row], dialect: str, score: str | list[str] | None,
     taken = list(track(rows, f"Reading {name}", console=console, transient=True))
     if not taken:
         raise Refusal(f"{name} must hold at least one row, got none")
-    read = fitting(taken, dialect, name)
+    read = fitting(taken, dialect, name, names)
     _refuse_missing_scores(columns_of(taken), scores, name)
     pairs, wrong = [], []
     for row in track(taken, f"Checking {name}", console=console, transient=True):
