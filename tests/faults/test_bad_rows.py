@@ -142,7 +142,24 @@ ROW_FAULTS = [
         GOOD,
         {"prompt": "<|im_start|>user\nHi<|im_end|>\n"},
         "prompt must be text that no chat template has rendered, got '<|im_start|>user\\nHi<|im_end|>\\n'; "
-        "data.dialect=openhermes reads ChatML",
+        "data.dialect=openhermes reads ChatML, Llama-3, Mistral and Zephyr",
+    ),
+    *(
+        (
+            "messages",
+            GOOD,
+            {"chosen": text},
+            f"chosen must be text that no chat template has rendered, got {text!r}; "
+            "data.dialect=openhermes reads ChatML, Llama-3, Mistral and Zephyr",
+        )
+        for text in (
+            "4<|im_end|>\n",
+            "4<|eot_id|>",
+            "4</s>",
+            "<s>[INST] Hi [/INST]",
+            "[INST] Hi [/INST]",
+            "<|user|>\n4",
+        )
     ),
     # messages
     ("messages", GOOD, {"prompt": []}, "prompt must hold at least one message, got none"),

@@ -7,7 +7,7 @@ sense (empty answers, equal answers, whose turn is last) is for `pairs.faults`.
 import re
 from collections.abc import Callable
 
-from preftune.data.chatml import unrendered
+from preftune.data.rendered import unrendered
 from preftune.data.rows import Row, RowError, shown
 from preftune.data.settings import SAME_NAMES, ColumnSettings
 from preftune.data.turns import (
@@ -45,7 +45,7 @@ def ultrafeedback(row: Row) -> PreferencePair:
 def openhermes(row: Row) -> PreferencePair:
     """`question`, `prompt` or `input` (the first that is there); optional `system`; `chosen`, `rejected`.
 
-    Each is plain text, messages, or ChatML, which is read back to messages.
+    Each is plain text, messages, or rendered text, which is read back to messages.
     """
     names = ("question", "prompt", "input")
     asked = next((name for name in names if row.columns.get(name) is not None), "question")
@@ -58,7 +58,7 @@ def openhermes(row: Row) -> PreferencePair:
 def implicit(row: Row) -> PreferencePair:
     """`chosen` and `rejected` as whole dialogues; the prompt is what both begin with, up to the user's last turn.
 
-    Optional `system`. A dialogue is messages, or ChatML, which is read back to messages.
+    Optional `system`. A dialogue is messages, or rendered text, which is read back to messages.
     """
     dialogues = {name: read_turns(unrendered(row.columns.get(name), name), name) for name in ("chosen", "rejected")}
     prompt = _shared_turns(dialogues["chosen"], dialogues["rejected"])
