@@ -30,8 +30,8 @@ def told(pair: PreferencePair) -> tuple[list[dict[str, str]], str, str]:
 
 
 def test_every_dialect_that_settings_offer_has_a_reader_and_its_columns():
-    assert set(DIALECTS) == set(COLUMNS) == set(get_args(Dialect))
-    assert len(DIALECTS) == 6
+    assert {"auto", *DIALECTS} == {"auto", *COLUMNS} == set(get_args(Dialect))
+    assert len(DIALECTS) == 7
 
 
 @pytest.mark.parametrize("prompt", ["2 + 2?", [USER], USER])
@@ -80,6 +80,13 @@ def test_ultrafeedback_binarized_with_several_turns():
     assert told(pair) == (shared, "Yes", "No")
 
 
+def test_ultrafeedback_with_a_system_column():
+    pair = read(
+        "ultrafeedback", system="Be brief.", prompt="2 + 2?", chosen=[USER, assistant("4")], rejected=assistant("5")
+    )
+    assert told(pair) == ([SYSTEM, USER], "4", "5")
+
+
 @pytest.mark.parametrize("column", ["question", "prompt", "input"])
 def test_openhermes_as_plain_text(column):
     pair = read("openhermes", **{column: "2 + 2?"}, system="Be brief.", chosen="4", rejected="5", delta_score=1)
@@ -121,6 +128,46 @@ def test_a_system_column_that_repeats_the_rendered_system_turn_is_said_once():
         assert told(pair) == ([SYSTEM, USER], "4", "5")
 
 
+RENDERINGS = {
+    "llama3": (
+        "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|>"
+        "<|start_header_id|>user<|end_header_id|>\n\n2 + 2?<|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\n\n",
+        "{}<|eot_id|>",
+        [SYSTEM, USER],
+    ),
+    "llama3, ended twice": (
+        "<|start_header_id|>user<|end_header_id|>\n\n2 + 2?<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
+        "{}<|eot_id|><|end_of_text|>",
+        [USER],
+    ),
+    "mistral": ("<s>[INST] 2 + 2? [/INST]", " {}</s>", [USER]),
+    "mistral, two turns": (
+        "<s>[INST] 2 + 2? [/INST] 4</s>[INST] Sure? [/INST]",
+        " {}</s>",
+        [USER, assistant("4"), {"role": "user", "content": "Sure?"}],
+    ),
+    "zephyr": (
+        "<|system|>\nBe brief.</s>\n<|user|>\n2 + 2?</s>\n<|assistant|>\n",
+        "{}</s>\n",
+        [SYSTEM, USER],
+    ),
+}
+
+
+@pytest.mark.parametrize(("prompt", "answer", "turns"), RENDERINGS.values(), ids=RENDERINGS)
+def test_other_renderings_are_parsed_back_as_prompt_and_answer_and_as_whole_dialogues(prompt, answer, turns):
+    yes, no = answer.format("Yes."), answer.format("No.")
+    assert told(read("openhermes", prompt=prompt, chosen=yes, rejected=no)) == (turns, "Yes.", "No.")
+    assert told(read("openhermes", prompt=prompt, chosen=prompt + yes, rejected=no)) == (turns, "Yes.", "No.")
+    assert told(read("implicit", chosen=prompt + yes, rejected=prompt + no)) == (turns, "Yes.", "No.")
+
+
+@pytest.mark.parametrize("dialect", ["messages", "openhermes"])
+def test_text_struck_out_in_html_is_plain_text(dialect):
+    assert read(dialect, prompt="2 + 2?", chosen="4", rejected="<s>4</s>").rejected == "<s>4</s>"
+
+
 def test_no_marker_of_any_template_is_left_in_what_openhermes_reads():
     pair = read("openhermes", prompt=CHATML_PROMPT, chosen="4<|im_end|>\n", rejected="5<|im_end|>\n")
     assert "<|" not in repr(told(pair))
@@ -136,15 +183,34 @@ def test_no_marker_of_any_template_is_left_in_what_openhermes_reads():
         ),
         ("<|im_start|>assistant\n4<|im_end|>\nor 5", "whole ChatML turns, got '<|im_start|>' in '\\nor 5'"),
         ("4<|im_end|> and 5", "whole ChatML turns, got '<|im_end|>' in '4<|im_end|> and 5'"),
-        ("4<|eot_id|>", "whole ChatML turns, got '<|eot_id|>' in '4<|eot_id|>'"),
+        ("4<|eot_id|>5", "whole Llama-3 turns, got '<|eot_id|>' in '4<|eot_id|>5'"),
+        ("<<SYS>>\n4", "whole Mistral turns, got '<<SYS>>' in '<<SYS>>\\n4'"),
+        ("[INST] <<SYS>>a<</SYS>> b [/INST]4</s>", "whole Mistral turns, got '<<SYS>>' within ' <<SYS>>a<</SYS>> b '"),
+        ("[INST] a [/INST] 4", "whole Mistral turns, got '[INST]' in ' 4'"),
+        ("<|user|>\na<|end|>\n<|assistant|>\n", "whole Zephyr turns, got '<|user|>' in '<|user|>\\na<|end|>"),
+        ("4</s> or 5</s>", "text that no chat template has rendered, got '4</s> or 5</s>'"),
+        ("<|tool|>\n4</s>\n<|user|>\n", "Zephyr of system, user, human, assistant, gpt, got a turn of 'tool'"),
         ("<|im_start|>user\na<|im_start|>b<|im_end|>", "got '<|im_start|>' within 'a<|im_start|>b'"),
         (CHATML_PROMPT, "chosen must end with the assistant's turn, got 'user'"),
     ],
 )
-def test_rendered_text_that_is_not_whole_chatml_is_refused(text, fault):
+def test_rendered_text_that_is_not_whole_is_refused(text, fault):
     with pytest.raises(RowError, match=r"^chosen must ") as error:
         read("openhermes", question="2 + 2?", chosen=text, rejected="5")
     assert fault in str(error.value)
+
+
+@pytest.mark.parametrize("system", [None, "Be brief."])
+def test_the_implicit_prompt_is_what_both_dialogues_begin_with(system):
+    turns = [USER, assistant("4"), {"role": "user", "content": "And 3 + 3?"}]
+    pair = read("implicit", system=system, chosen=[*turns, assistant("6")], rejected=[*turns, assistant("7")])
+    assert told(pair) == ([SYSTEM, *turns] if system else turns, "6", "7")
+
+
+def test_implicit_dialogues_rendered_as_chatml_are_parsed_back():
+    whole = CHATML_PROMPT + "{}<|im_end|>\n"
+    pair = read("implicit", chosen=whole.format("4"), rejected=whole.format("5"))
+    assert told(pair) == ([SYSTEM, USER], "4", "5")
 
 
 def test_hh_rlhf_takes_the_common_part_up_to_the_last_assistant_as_prompt():

@@ -15,6 +15,7 @@ USER = {"role": "user", "content": "2 + 2?"}
 BEST = {"role": "assistant", "content": "4"}
 ORCA = {"system": "", "question": "2 + 2?", "chosen": "4", "rejected": "5"}
 FEEDBACK = {"prompt": "2 + 2?", "chosen": [USER, BEST], "rejected": [USER, {**BEST, "content": "5"}]}
+IMPLICIT = {"chosen": [USER, BEST], "rejected": [USER, {**BEST, "content": "5"}]}
 GPT = {"from": "gpt", "value": "4"}
 SHAREGPT = {
     "conversations": [{"from": "human", "value": "2 + 2?"}],
@@ -141,7 +142,24 @@ ROW_FAULTS = [
         GOOD,
         {"prompt": "<|im_start|>user\nHi<|im_end|>\n"},
         "prompt must be text that no chat template has rendered, got '<|im_start|>user\\nHi<|im_end|>\\n'; "
-        "data.dialect=openhermes reads ChatML",
+        "data.dialect=openhermes reads ChatML, Llama-3, Mistral and Zephyr",
+    ),
+    *(
+        (
+            "messages",
+            GOOD,
+            {"chosen": text},
+            f"chosen must be text that no chat template has rendered, got {text!r}; "
+            "data.dialect=openhermes reads ChatML, Llama-3, Mistral and Zephyr",
+        )
+        for text in (
+            "4<|im_end|>\n",
+            "4<|eot_id|>",
+            "4</s>",
+            "<s>[INST] Hi [/INST]",
+            "[INST] Hi [/INST]",
+            "<|user|>\n4",
+        )
     ),
     # messages
     ("messages", GOOD, {"prompt": []}, "prompt must hold at least one message, got none"),
@@ -206,6 +224,25 @@ ROW_FAULTS = [
         "chosen must end with the assistant's turn, got 'user'",
     ),
     (
+        "implicit",
+        IMPLICIT,
+        {"chosen": [BEST]},
+        "chosen and rejected must begin with the same turns up to one of the user's, "
+        "got [{'role': 'assistant', 'content': '4'}] and [{'role': 'user', 'content': '2 + 2?'}, {'role': 'assista...",
+    ),
+    (
+        "implicit",
+        IMPLICIT,
+        {"chosen": [USER, BEST, {"role": "user", "content": "Sure?"}, BEST]},
+        "chosen must end with one assistant's turn after the shared turns, got assistant, user, assistant",
+    ),
+    (
+        "implicit",
+        IMPLICIT,
+        {"rejected": [USER]},
+        "rejected must end with one assistant's turn after the shared turns, got none",
+    ),
+    (
         "hh_rlhf",
         HH,
         {"rejected": "Human: 2"},
@@ -268,7 +305,7 @@ def test_columns_that_do_not_fit_the_dialect(tmp_path):
     assert refusal_of_rows(tmp_path, [{"instruction": "2?", "output": "4"}], "openhermes") == (
         "rows.jsonl must have the columns question or prompt or input, chosen, rejected for "
         "data.dialect=openhermes, got instruction, output; choose the dialect that fits: "
-        "messages, ultrafeedback, openhermes, hh_rlhf, orca, sharegpt"
+        "messages, ultrafeedback, openhermes, implicit, hh_rlhf, orca, sharegpt"
     )
 
 
@@ -323,3 +360,82 @@ def test_a_limit_on_dropped_rows_without_dropping_is_refused():
         ValidationError, match=r"data\.max_dropped must be null where data\.on_bad_row is stop, got 0\.1"
     ):
         prepared(Path("x.jsonl"), max_dropped=0.1)
+
+
+def test_auto_tells_the_columns_and_why_no_dialect_fits(tmp_path):
+    rows = [{"question": 3, "chosen": "4", "rejected": "5"}, {"question": None, "chosen": "4", "rejected": "6"}]
+    assert refusal_of_rows(tmp_path, rows, "auto") == (
+        "data.dialect=auto must recognise the layout of rows.jsonl, got the columns chosen, question, rejected, "
+        "which no dialect fits; rename the columns, or name the dialect to see each fault:\n"
+        "  messages: needs the columns prompt, chosen, rejected; there is no prompt\n"
+        "  ultrafeedback: needs the columns prompt, chosen, rejected; there is no prompt\n"
+        "  openhermes: reads 0 of the first 2 rows; rows.jsonl:1: question must be text, got 3\n"
+        "  implicit: would not read the column question\n"
+        "  hh_rlhf: reads 0 of the first 2 rows; rows.jsonl:1: chosen and rejected must begin with the same turns up "
+        "to an '\\n\\nAssistant:', got '4' and '5'\n"
+        "  orca: needs the columns system, question, chosen, rejected; there is no system\n"
+        "  sharegpt: needs the columns conversations, chosen, rejected; there is no conversations"
+    )
+
+
+def test_auto_tells_two_dialects_that_read_the_rows_differently(tmp_path):
+    rows = [{**GOOD, "question": "2 + 2?"}, {**GOOD, "question": "What is 2 + 2?"}]
+    assert refusal_of_rows(tmp_path, rows, "auto") == (
+        "data.dialect=auto must fit one layout, got rows.jsonl with the columns chosen, prompt, question, rejected, "
+        "which messages and openhermes read differently, first at rows.jsonl:2; set data.dialect to one of them; "
+        "the others do not fit:\n"
+        "  ultrafeedback: reads 0 of the first 2 rows; rows.jsonl:1: chosen must be a list of messages, got '4'\n"
+        "  implicit: would not read the column prompt, question\n"
+        "  hh_rlhf: reads 0 of the first 2 rows; rows.jsonl:1: chosen and rejected must begin with the same turns up "
+        "to an '\\n\\nAssistant:', got '4' and '5'\n"
+        "  orca: needs the columns system, question, chosen, rejected; there is no system\n"
+        "  sharegpt: needs the columns conversations, chosen, rejected; there is no conversations"
+    )
+
+
+@pytest.mark.parametrize("dialect", ["auto", "messages"])
+def test_a_column_of_the_map_that_is_not_there(tmp_path, dialect):
+    rows = [{"question": "2 + 2?", "chosen": "4", "worse": "5"}]
+    assert refusal_of_rows(tmp_path, rows, dialect, columns={"prompt": "ask", "system": "rules"}) == (
+        "data.columns.prompt must name a column of rows.jsonl, got 'ask'; its columns are chosen, question, worse\n"
+        "data.columns.rejected must name a column of rows.jsonl, got null; its columns are chosen, question, worse\n"
+        "data.columns.system must name a column of rows.jsonl, got 'rules'; its columns are chosen, question, worse"
+    )
+
+
+def test_a_wrong_row_is_told_by_the_name_that_the_map_gives(tmp_path):
+    rows = [{"question": "2 + 2?", "best": 4, "rejected": "5"}]
+    assert refusal_of_rows(tmp_path, rows, "auto", columns={"prompt": "question", "chosen": "best"}) == (
+        "every row must be right, got 1 wrong of 1; mend or remove them, or set data.on_bad_row=drop:\n"
+        "  rows.jsonl:1: best must be text, got 4"
+    )
+
+
+@pytest.mark.parametrize(
+    ("dialect", "columns", "sentence"),
+    [
+        (
+            "orca",
+            {"prompt": "question"},
+            "data.columns.prompt must be null where data.dialect is 'orca', got 'question'; "
+            "data.dialect=messages reads columns by other names",
+        ),
+        (
+            "messages",
+            {"chosen": "answer", "rejected": "answer"},
+            "data.columns.rejected must differ from data.columns.chosen, got 'answer' for both",
+        ),
+    ],
+)
+def test_a_map_of_columns_that_makes_no_sense(dialect, columns, sentence):
+    choices = {"name": "x", "source": "files", "path": "x.json", "dialect": dialect, "test_size": 0.5}
+    with pytest.raises(ValidationError) as refused:
+        DataSettings.model_validate({**choices, "columns": columns})
+    assert str(refused.value.errors()[0]["ctx"]["error"]) == sentence
+
+
+def test_a_wrong_row_under_auto_is_told_as_under_the_dialect_it_took(tmp_path):
+    assert refusal_of_rows(tmp_path, [GOOD, {**GOOD, "chosen": 3}], "auto") == (
+        "every row must be right, got 1 wrong of 2; mend or remove them, or set data.on_bad_row=drop:\n"
+        "  rows.jsonl:2: chosen must be text, got 3"
+    )

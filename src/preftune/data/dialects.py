@@ -7,8 +7,9 @@ sense (empty answers, equal answers, whose turn is last) is for `pairs.faults`.
 import re
 from collections.abc import Callable
 
-from preftune.data.chatml import unrendered
+from preftune.data.rendered import unrendered
 from preftune.data.rows import Row, RowError, shown
+from preftune.data.settings import SAME_NAMES, ColumnSettings
 from preftune.data.turns import (
     Turns,
     read_answer,
@@ -24,26 +25,27 @@ Dialect = Callable[[Row], PreferencePair]
 _HH_TURN = re.compile(r"\n\n(Human|Assistant):")
 
 
-def messages(row: Row) -> PreferencePair:
-    """`prompt`, `chosen` and `rejected`, each plain text or messages; optional `system`."""
-    prompt = with_system(row.columns.get("system"), read_prompt(row.columns.get("prompt"), "prompt"))
-    return _pair(row, prompt)
+def messages(row: Row, names: ColumnSettings = SAME_NAMES) -> PreferencePair:
+    """`prompt`, `chosen` and `rejected`, or what `names` calls them, each plain text or messages; optional `system`."""
+    asked = names.prompt or "prompt"
+    system = row.columns.get(names.system or "system")
+    return _pair(row, with_system(system, read_prompt(row.columns.get(asked), asked)), names)
 
 
 def ultrafeedback(row: Row) -> PreferencePair:
-    """`prompt` as text; `chosen` and `rejected` as whole dialogues that begin with the same turns."""
+    """`prompt` as text; `chosen` and `rejected` as whole dialogues that begin alike; optional `system`."""
     asked = read_text(row.columns.get("prompt"), "prompt")
     chosen = read_turns(row.columns.get("chosen"), "chosen")
     shared = chosen[:-1]
     if Message(role="user", content=asked) not in shared:
         raise RowError(f"chosen must hold the user's turn that prompt repeats, got {shown(list(shared))}")
-    return _pair(row, shared)
+    return _pair(row, with_system(row.columns.get("system"), shared))
 
 
 def openhermes(row: Row) -> PreferencePair:
     """`question`, `prompt` or `input` (the first that is there); optional `system`; `chosen`, `rejected`.
 
-    Each is plain text, messages, or ChatML, which is read back to messages.
+    Each is plain text, messages, or rendered text, which is read back to messages.
     """
     names = ("question", "prompt", "input")
     asked = next((name for name in names if row.columns.get(name) is not None), "question")
@@ -51,6 +53,26 @@ def openhermes(row: Row) -> PreferencePair:
     values = {name: unrendered(row.columns.get(name), name) for name in read}
     prompt = with_system(_system_text(values["system"]), read_prompt(values[asked], asked))
     return _pair(Row(row.origin, values), prompt)
+
+
+def implicit(row: Row) -> PreferencePair:
+    """`chosen` and `rejected` as whole dialogues; the prompt is what both begin with, up to the user's last turn.
+
+    Optional `system`. A dialogue is messages, or rendered text, which is read back to messages.
+    """
+    dialogues = {name: read_turns(unrendered(row.columns.get(name), name), name) for name in ("chosen", "rejected")}
+    prompt = _shared_turns(dialogues["chosen"], dialogues["rejected"])
+    answers = {}
+    for name, turns in dialogues.items():
+        roles = [turn["role"] for turn in turns[len(prompt) :]]
+        if roles != ["assistant"]:
+            raise RowError(
+                f"{name} must end with one assistant's turn after the shared turns, got {', '.join(roles) or 'none'}"
+            )
+        answers[name] = turns[-1]["content"]
+    return PreferencePair(
+        with_system(row.columns.get("system"), prompt), answers["chosen"], answers["rejected"], row.origin
+    )
 
 
 def hh_rlhf(row: Row) -> PreferencePair:
@@ -91,6 +113,7 @@ DIALECTS: dict[str, Dialect] = {
     "messages": messages,
     "ultrafeedback": ultrafeedback,
     "openhermes": openhermes,
+    "implicit": implicit,
     "hh_rlhf": hh_rlhf,
     "orca": orca,
     "sharegpt": sharegpt,
@@ -100,6 +123,7 @@ COLUMNS: dict[str, tuple[tuple[str, ...], ...]] = {
     "messages": (("prompt",), ("chosen",), ("rejected",)),
     "ultrafeedback": (("prompt",), ("chosen",), ("rejected",)),
     "openhermes": (("question", "prompt", "input"), ("chosen",), ("rejected",)),
+    "implicit": (("chosen",), ("rejected",)),
     "hh_rlhf": (("chosen",), ("rejected",)),
     "orca": (("system",), ("question",), ("chosen",), ("rejected",)),
     "sharegpt": (("conversations",), ("chosen",), ("rejected",)),
@@ -107,8 +131,9 @@ COLUMNS: dict[str, tuple[tuple[str, ...], ...]] = {
 """The columns that each dialect cannot do without; of a group, one is enough."""
 
 
-def _pair(row: Row, prompt: Turns) -> PreferencePair:
-    chosen, rejected = (read_answer(row.columns.get(name), name, prompt) for name in ("chosen", "rejected"))
+def _pair(row: Row, prompt: Turns, names: ColumnSettings = SAME_NAMES) -> PreferencePair:
+    answers = (names.chosen or "chosen", names.rejected or "rejected")
+    chosen, rejected = (read_answer(row.columns.get(name), name, prompt) for name in answers)
     return PreferencePair(prompt, chosen, rejected, row.origin)
 
 
@@ -124,6 +149,18 @@ def _common_prefix(first: str, second: str) -> str:
     both = zip(first, second, strict=False)
     end = next((place for place, (a, b) in enumerate(both) if a != b), min(len(first), len(second)))
     return first[:end]
+
+
+def _shared_turns(first: Turns, second: Turns) -> Turns:
+    same = [a == b for a, b in zip(first, second, strict=False)]
+    count = same.index(False) if False in same else len(same)
+    users = [place for place in range(count) if first[place]["role"] == "user"]
+    if not users:
+        raise RowError(
+            "chosen and rejected must begin with the same turns up to one of the user's, "
+            f"got {shown(list(first))} and {shown(list(second))}"
+        )
+    return first[: users[-1] + 1]
 
 
 def _transcript(text: str) -> Turns:

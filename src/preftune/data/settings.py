@@ -5,9 +5,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from preftune.settings import Settings
+from preftune.settings import Settings, shown
 
-Dialect = Literal["messages", "openhermes", "ultrafeedback", "hh_rlhf", "orca", "sharegpt"]
+Dialect = Literal["auto", "messages", "ultrafeedback", "openhermes", "implicit", "hh_rlhf", "orca", "sharegpt"]
+
+Column = Annotated[str, Field(min_length=1)]
 
 _WITHOUT_EFFECT = {
     "hub": (),
@@ -23,6 +25,22 @@ class ToySettings(Settings):
     label_noise: Annotated[float, Field(ge=0, lt=0.5)]
 
 
+class ColumnSettings(Settings):
+    """What the rows call the columns that `messages` reads; null is the same name."""
+
+    prompt: Column | None = None
+    chosen: Column | None = None
+    rejected: Column | None = None
+    system: Column | None = None
+
+    def given(self) -> dict[str, str]:
+        """Return the columns that are given by name."""
+        return {name: column for name, column in self if column is not None}
+
+
+SAME_NAMES = ColumnSettings()
+
+
 class DataSettings(Settings):
     """One dataset recipe.
 
@@ -35,7 +53,8 @@ class DataSettings(Settings):
         test_split: Split of `id` held out for evaluation; without it, and with `path`, `test_size` is.
         path: Local file: JSON, JSON lines or parquet, in the layout that `dialect` names. It stands in for
             `id` with all of its splits.
-        dialect: The layout of the rows.
+        dialect: The layout of the rows; `auto` recognises it from the first hundred.
+        columns: Other names of the columns that the dialect `messages` reads; `auto` then takes that dialect.
         score: Column with the strength of the preference, or two columns, of chosen and of rejected, whose
             difference is the strength. Needed by `top_k` and `min_score`.
         top_k: Keep this many pairs, those with the highest score; ties are broken by content hash.
@@ -59,6 +78,7 @@ class DataSettings(Settings):
     test_split: str | None = None
     path: str | None = None
     dialect: Dialect | None = None
+    columns: ColumnSettings = SAME_NAMES
     score: str | Annotated[list[str], Field(min_length=2, max_length=2)] | None = None
     top_k: Annotated[int, Field(ge=1)] | None = None
     min_score: float | None = None
@@ -99,6 +119,18 @@ class DataSettings(Settings):
             yield f"data.toy must be null where data.source is {self.source}, which has no toy world"
         if self.source != "toy" and self.dialect is None:
             yield "data.dialect must name the layout of the rows, got null"
+        yield from self._column_faults()
+
+    def _column_faults(self) -> Iterator[str]:
+        given = self.columns.given()
+        for name, column in given.items():
+            if self.dialect not in ("messages", "auto"):
+                yield (
+                    f"data.columns.{name} must be null where data.dialect is {shown(self.dialect)}, got {column!r}; "
+                    "data.dialect=messages reads columns by other names"
+                )
+            elif same := [other for other in given if other < name and given[other] == column]:
+                yield f"data.columns.{name} must differ from data.columns.{same[0]}, got {column!r} for both"
 
     def _selection_faults(self) -> Iterator[str]:
         for key in ("top_k", "min_score"):

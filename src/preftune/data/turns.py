@@ -1,5 +1,6 @@
 """What a column can hold, plain text or messages, read into turns."""
 
+import re
 from collections.abc import Mapping
 
 from preftune.data.rows import RowError, shown
@@ -12,7 +13,13 @@ ROLES: dict[str, Role] = {
     "assistant": "assistant",
     "gpt": "assistant",
 }
-RENDERED_MARKERS = ("<|im_start|>", "<|im_end|>", "<|begin_of_text|>", "<|start_header_id|>", "<|eot_id|>")
+RENDERED = re.compile(
+    r"\s*(<\|(im_start|im_end|begin_of_text|start_header_id|eot_id|system|user|assistant)\|>|(<s>\s*)?\[INST\])"
+    r"|.*<\|(im_end|eot_id|end_of_text)\|>\s*\Z"
+    r"|(?!.*<s>).*</s>\s*\Z",
+    re.DOTALL,
+)
+"""Text that begins or ends as one that a chat template has rendered; `<s>...</s>` within a text is HTML."""
 
 Turns = tuple[Message, ...]
 
@@ -21,10 +28,10 @@ def read_text(value: object, field: str) -> str:
     """Return `value` where it is text that no chat template has rendered yet."""
     if not isinstance(value, str):
         raise RowError(f"{field} must be text, got {shown(value)}")
-    if value.lstrip().startswith(RENDERED_MARKERS):
+    if RENDERED.match(value):
         raise RowError(
             f"{field} must be text that no chat template has rendered, got {shown(value)}; "
-            "data.dialect=openhermes reads ChatML"
+            "data.dialect=openhermes reads ChatML, Llama-3, Mistral and Zephyr"
         )
     return value
 

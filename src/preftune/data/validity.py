@@ -7,7 +7,7 @@ from dataclasses import replace
 from rich.console import Console
 from rich.progress import track
 
-from preftune.data.dialects import COLUMNS, DIALECTS
+from preftune.data.layouts import columns_of, fitting, listed
 from preftune.data.ledger import SplitLedger
 from preftune.data.rows import Row, RowError
 from preftune.data.scores import read_scores, score_columns
@@ -30,12 +30,13 @@ def read_pairs(rows: Iterable[Row], settings: DataSettings, dialect: str, accoun
     taken = list(track(rows, f"Reading {account.source}", console=console, transient=True))
     if not taken:
         raise Refusal(f"{account.source} must hold at least one row, got none")
-    _refuse_other_columns({column for row in taken for column in row.columns}, dialect, scores, account.source)
+    read = fitting(taken, dialect, account.source, settings.columns)
+    _refuse_missing_scores(columns_of(taken), scores, account.source)
     account.read = len(taken)
     pairs, wrong = [], []
     for row in track(taken, f"Checking {account.source}", console=console, transient=True):
         try:
-            pair = replace(DIALECTS[dialect](row), extras=read_scores(row, scores))
+            pair = replace(read(row), extras=read_scores(row, scores))
         except RowError as fault:
             wrong.append([f"{row.origin}: {fault}"])
             continue
@@ -78,16 +79,9 @@ def _condition(fault: str) -> str:
     return re.sub(r"\[\d+\]", "[]", asked)
 
 
-def _refuse_other_columns(seen: set[str], dialect: str, scores: list[str], name: str) -> None:
-    columns = ", ".join(sorted(seen)) or "none"
-    if not all(seen.intersection(group) for group in COLUMNS[dialect]):
-        expected = ", ".join(" or ".join(group) for group in COLUMNS[dialect])
-        raise Refusal(
-            f"{name} must have the columns {expected} for data.dialect={dialect}, got {columns}; "
-            f"choose the dialect that fits: {', '.join(DIALECTS)}"
-        )
+def _refuse_missing_scores(seen: set[str], scores: list[str], name: str) -> None:
     if missing := [column for column in scores if column not in seen]:
         raise Refusal(
-            f"data.score must name columns of {name}, got {', '.join(missing)}; its columns are {columns}, "
+            f"data.score must name columns of {name}, got {', '.join(missing)}; its columns are {listed(seen)}, "
             "and data.score=null takes no score"
         )

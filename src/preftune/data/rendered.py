@@ -1,0 +1,116 @@
+"""Text that a chat template has rendered, read back to messages so that it is never rendered twice."""
+
+import re
+from typing import NamedTuple
+
+from preftune.data.rows import RowError, shown
+from preftune.data.turns import ROLES
+from preftune.pairs import Message
+
+
+class Template(NamedTuple):
+    """How a family of chat templates writes a dialogue.
+
+    Attributes:
+        name: As errors call it.
+        markers: What shows that a text is of this family.
+        turn: One turn, from its beginning to its end; `role` and `content` are groups, or a group has the role's name.
+        opening: What may stand before the first turn.
+        opened: A generation prompt, which may stand after the last turn.
+        trims: The template takes white space off the contents, or puts its own around them.
+    """
+
+    name: str
+    markers: tuple[str, ...]
+    turn: re.Pattern[str]
+    opening: re.Pattern[str] = re.compile("")
+    opened: re.Pattern[str] = re.compile("")
+    trims: bool = False
+
+
+TEMPLATES = (
+    Template(
+        "ChatML",
+        ("<|im_start|>", "<|im_end|>"),
+        re.compile(r"\s*<\|im_start\|>(?P<role>\w+)\n(?P<content>.*?)<\|im_end\|>", re.DOTALL),
+        opened=re.compile(r"<\|im_start\|>assistant"),
+    ),
+    Template(
+        "Llama-3",
+        ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|end_of_text|>"),
+        re.compile(
+            r"\s*<\|start_header_id\|>(?P<role>\w+)<\|end_header_id\|>\n\n(?P<content>.*?)<\|eot_id\|>"
+            r"(?:\s*<\|end_of_text\|>)?",
+            re.DOTALL,
+        ),
+        opening=re.compile(r"\s*<\|begin_of_text\|>"),
+        opened=re.compile(r"<\|start_header_id\|>assistant<\|end_header_id\|>"),
+        trims=True,
+    ),
+    Template(
+        "Mistral",
+        ("[INST]", "[/INST]", "<<SYS>>"),
+        re.compile(r"(?:\s*<s>)?\s*\[INST\](?P<user>.*?)\[/INST\]|(?P<assistant>.*?)</s>", re.DOTALL),
+        trims=True,
+    ),
+    Template(
+        "Zephyr",
+        ("<|system|>", "<|user|>", "<|assistant|>"),
+        re.compile(r"\s*<\|(?P<role>\w+)\|>\n(?P<content>.*?)</s>", re.DOTALL),
+        opened=re.compile(r"<\|assistant\|>"),
+    ),
+)
+
+_CLOSED_ANSWER = re.compile(r"(.*?)(?:(<\|im_end\|>|<\|eot_id\|>|<\|end_of_text\|>|</s>)\s*)+", re.DOTALL)
+_STRUCK_OUT = re.compile("</?s>")  # HTML, in which "</s>" ends no turn
+
+
+def unrendered(value: object, field: str) -> object:
+    """Return rendered text as messages, or as plain text where it is an answer that only closes its turn.
+
+    Whatever holds no template marker is returned as it is. A generation prompt at the end is dropped.
+
+    Raises:
+        RowError: The text holds template markers, yet is no whole dialogue of one template.
+    """
+    if not isinstance(value, str):
+        return value
+    closed = _CLOSED_ANSWER.fullmatch(value)
+    if closed and _marker(closed[1]) is None and not _STRUCK_OUT.search(closed[1]):
+        return closed[1] if closed[2] == "<|im_end|>" else closed[1].strip()
+    template = _template(value)
+    return value if template is None else _messages(value, field, template)
+
+
+def _messages(text: str, field: str, template: Template) -> list[Message]:
+    opening = template.opening.match(text)
+    messages, end = [], opening.end() if opening else 0
+    while turn := template.turn.match(text, end):
+        messages.append(_message(turn, field, template))
+        end = turn.end()
+    rest = text[end:].strip()
+    if not messages or (rest and not template.opened.fullmatch(rest)):
+        marker = next(marker for marker in template.markers if marker in text)
+        raise RowError(
+            f"{field} must be plain text, messages or whole {template.name} turns, "
+            f"got {marker!r} in {shown(text[end:])}"
+        )
+    return messages
+
+
+def _message(turn: re.Match[str], field: str, template: Template) -> Message:
+    name = turn.groupdict().get("role") or turn.lastgroup or ""
+    content = turn[turn.lastgroup or 0]
+    if name not in ROLES:
+        raise RowError(f"{field} must be {template.name} of {', '.join(ROLES)}, got a turn of {name!r}")
+    if marker := _marker(content):
+        raise RowError(f"{field} must be whole {template.name} turns, got {marker!r} within {shown(content)}")
+    return Message(role=ROLES[name], content=content.strip() if template.trims else content)
+
+
+def _template(text: str) -> Template | None:
+    return next((template for template in TEMPLATES if any(marker in text for marker in template.markers)), None)
+
+
+def _marker(text: str) -> str | None:
+    return next((marker for template in TEMPLATES for marker in template.markers if marker in text), None)
