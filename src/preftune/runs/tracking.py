@@ -24,10 +24,6 @@ _log = logging.getLogger(__name__)
 
 _INIT = 10.0  # s
 _FINISH = 15.0  # s
-_HOSTED = {
-    "api.wandb.ai",
-    "api.forge.coreweave.com",
-}  # two names of W&B's own cloud; `wandb login` writes either
 
 
 class Tracker(Protocol):

@@ -39,7 +39,7 @@ def count_steps(train: TrainSettings, pairs: int, *, devices: int | None = None)
         Refusal: There is no pair, the batch does not divide, or warm-up takes the whole run.
     """
     devices = devices or int(os.environ.get("WORLD_SIZE", "1"))
-    per_device = train.dpo.get("per_device_train_batch_size", 8)
+    per_device = train.micro_batch
     if pairs == 0:
         raise Refusal("there must be at least one pair to train on, got none; the ledger says what dropped them")
     if train.global_batch_size % (per_device * devices):
