@@ -264,3 +264,14 @@ def test_autocast_to_bfloat16_works_on_cpu(make: Make) -> None:
 def test_what_trl_refuses_on_this_machine_is_a_sentence(make: Make) -> None:
     with pytest.raises(Refusal, match=r"train must hold what trl\.DPOConfig takes on this machine, got: .*[Tt][Ff]32"):
         make(tf32=True)
+
+
+@pytest.mark.parametrize("logging_steps", [1, 100])
+def test_the_last_loss_is_that_of_the_last_step_whether_or_not_it_was_logged(make: Make, logging_steps: int) -> None:
+    trainer = make(max_steps=3, logging_steps=logging_steps)
+    trainer.train()
+    losses = [metrics["loss"] for _, metrics in logged(trainer) if "loss" in metrics]
+    assert len(losses) == (3 if logging_steps == 1 else 0)
+    assert trainer.totals().loss_last < trainer.totals().loss_first
+    if losses:
+        assert trainer.totals().loss_last == pytest.approx(losses[-1], abs=1e-6)

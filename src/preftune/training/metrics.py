@@ -14,7 +14,7 @@ class Totals:
 
     Attributes:
         loss_first: Mean loss of the first step's pairs, before any update.
-        loss_last: Loss of the last log event.
+        loss_last: Mean loss of the last step's pairs, before its update.
         steps: Optimizer steps done.
         pairs: Pairs seen, each as often as it came.
         tokens: Tokens of prompts and answers in those pairs; a prompt counts once for each answer.

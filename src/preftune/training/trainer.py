@@ -124,6 +124,7 @@ class PairTrainer(DPOTrainer):
         self.tokens_seen = 0
         self.first_losses: list[Tensor] = []
         self._rows_of_step: list[str] = []
+        self._losses_of_step: list[Tensor] = []
         self._step_under_way = 0
         self._evaluated: list[PairLogps] = []
         self.remove_callback(PrinterCallback)
@@ -186,10 +187,9 @@ class PairTrainer(DPOTrainer):
 
     def totals(self) -> metrics.Totals:
         """Return what was counted; for after training."""
-        logged = [event["loss"] for event in self.state.log_history if "loss" in event]
         return metrics.Totals(
             loss_first=torch.cat(self.first_losses).double().mean().item(),
-            loss_last=logged[-1],
+            loss_last=torch.cat(self._losses_of_step).double().mean().item(),
             steps=self.state.global_step,
             pairs=self.pairs_seen,
             tokens=self.tokens_seen,
@@ -240,9 +240,10 @@ class PairTrainer(DPOTrainer):
     def _before_update(self, logps: PairLogps, losses: Tensor, inputs: dict[str, Tensor]) -> None:
         step = self.state.global_step
         if step != self._step_under_way:
-            self._step_under_way, self._rows_of_step = step, []
+            self._step_under_way, self._rows_of_step, self._losses_of_step = step, [], []
         self._rows_of_step += [self.origins["train"][row] for row in inputs["row"].tolist()]
         self._refuse_not_finite(losses, inputs, "train")
+        self._losses_of_step.append(losses.detach())
         if step == 0:
             self.first_losses.append(losses.detach())
             if self.starts_at_reference:
