@@ -10,7 +10,7 @@ from preftune import config
 CONF = Path(__file__).parent.parent / "conf"
 FILES = {
     "adapter": 3,
-    "data": 7,
+    "data": 8,
     "experiment": 3,
     "launch": 1,
     "loss": 3,
@@ -23,6 +23,7 @@ NEEDED = {
     "model=local": ["model.path=somewhere"],
     "data=jsonl": ["data.path=rows.jsonl"],
     "data=sharegpt": ["data.path=rows.json"],
+    "data=mix": ["data.mix=[{path: rows.json}]"],
 }
 CHOICES = [f"{path.parent.name}={path.stem}" for path in sorted(CONF.glob("*/*.yaml"))]
 
@@ -35,7 +36,7 @@ def composed(*overrides: str) -> config.Config:
 def test_every_group_holds_as_many_files_as_it_should():
     found = {group.name: len(list(group.glob("*.yaml"))) for group in CONF.iterdir() if group.is_dir()}
     assert found == FILES
-    assert len(CHOICES) == 34
+    assert len(CHOICES) == 35
 
 
 @pytest.mark.parametrize("choice", CHOICES)

@@ -88,8 +88,8 @@ def loaded(tmp_path: Path, recipe: str, rows: list[dict[str, object]], *override
 
 def test_every_recipe_but_the_toy_has_a_layout_here():
     recipes = {path.stem for path in (CONF / "data").glob("*.yaml")}
-    assert recipes == {*LAYOUTS, "toy"}
-    assert len(recipes) == 7
+    assert recipes == {*LAYOUTS, "toy", "mix"}
+    assert len(recipes) == 8
 
 
 @pytest.mark.parametrize("recipe", LAYOUTS)
@@ -103,21 +103,12 @@ def test_a_recipe_reads_its_own_layout_from_a_local_file(tmp_path, recipe):
     assert prepared.held_out
 
 
-@pytest.mark.parametrize("recipe", LAYOUTS)
-def test_every_recipe_lists_the_settings_of_selection(recipe):
-    listed = set(OmegaConf.load(CONF / f"data/{recipe}.yaml"))
-    assert listed >= {
-        "path",
-        "score",
-        "top_k",
-        "min_score",
-        "max_rows",
-        "test_size",
-        "split_seed",
-        "on_bad_row",
-        "max_dropped",
-        "max_length_ratio",
-    }
+def test_what_every_recipe_can_choose_is_listed_once_with_the_defaults_of_the_record():
+    of_a_source = {"name", "source", "id", "revision", "split", "test_split", "path", "dialect", "mix", "toy"}
+    listed = OmegaConf.to_container(OmegaConf.load(CONF / "data/every/rows.yaml"))
+    assert set(listed) == set(DataSettings.model_fields) - of_a_source
+    record = DataSettings.model_validate({**listed, "name": "x", "source": "files", "path": "x", "dialect": "auto"})
+    assert record == DataSettings(name="x", source="files", path="x", dialect="auto", test_size=0.05)
 
 
 def test_ultrafeedback_carries_both_ratings_and_their_gap(tmp_path):

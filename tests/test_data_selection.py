@@ -46,10 +46,10 @@ def test_of_duplicates_the_one_with_the_highest_score_is_kept():
         assert dropped == {"duplicate": 1}
 
 
-def test_a_score_equal_to_min_score_is_kept():
-    selected, dropped = kept([pair(1, 1.0), pair(2, 1.5), pair(3, 2.0)], min_score=1.5)
+def test_a_score_equal_to_min_margin_is_kept():
+    selected, dropped = kept([pair(1, 1.0), pair(2, 1.5), pair(3, 2.0)], min_margin=1.5)
     assert [one.extras["score"] for one in selected] == [1.5, 2.0]
-    assert dropped == {"duplicate": 0, "below data.min_score": 1}
+    assert dropped == {"duplicate": 0, "below data.min_margin": 1}
 
 
 def test_top_k_keeps_the_highest_scores_in_the_order_of_the_rows():
@@ -76,10 +76,10 @@ def test_max_rows_keeps_the_lowest_content_hashes():
 
 def test_each_step_sees_what_the_one_before_it_kept():
     rows = [pair(number, float(number)) for number in range(10)]
-    selected, dropped = kept([*rows, rows[0]], min_score=2.0, top_k=6, max_rows=3)
+    selected, dropped = kept([*rows, rows[0]], min_margin=2.0, top_k=6, max_rows=3)
     assert dropped == {
         "duplicate": 1,
-        "below data.min_score": 2,
+        "below data.min_margin": 2,
         "beyond data.top_k": 2,
         "beyond data.max_rows": 3,
     }
@@ -144,10 +144,10 @@ def test_a_split_that_leaves_nothing_to_train_on_is_refused(rows, test_size, cou
     )
 
 
-def test_a_min_score_above_all_scores_is_refused_with_the_highest():
+def test_a_min_margin_above_all_scores_is_refused_with_the_highest():
     with pytest.raises(Refusal) as refusal:
-        kept([pair(1, 1.0), pair(2, 1.5)], min_score=2.0)
-    assert str(refusal.value) == "data.min_score must be at most 1.5, the highest score of 2 pairs, got 2"
+        kept([pair(1, 1.0), pair(2, 1.5)], min_margin=2.0)
+    assert str(refusal.value) == "data.min_margin must be at most 1.5, the highest score of 2 pairs, got 2"
 
 
 def test_train_pairs_whose_prompt_is_held_out_are_dropped_and_counted():

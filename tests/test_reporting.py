@@ -78,7 +78,7 @@ def test_control_characters_of_models_do_not_reach_the_terminal(monkeypatch: pyt
 def test_the_plan_accounts_for_every_row() -> None:
     split = SplitLedger("pairs.jsonl", read=1234)
     split.drop("duplicate", 34)
-    split.drop("below min_score", 0)
+    split.drop("below min_margin", 0)
     split.truncated = 7
     assert plan.account(split) == "1,200 kept of 1,234 read (34 duplicate); 7 cut at train.max_length"
 

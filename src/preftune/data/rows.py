@@ -1,7 +1,7 @@
-"""A row as a source hands it on, and the fault that a dialect finds in it."""
+"""A row as a source hands it on, the piece of a source that a worker reads, and the fault that a dialect finds."""
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple, Protocol
 
 
 class Row(NamedTuple):
@@ -14,6 +14,17 @@ class Row(NamedTuple):
 
     origin: str
     columns: Mapping[str, object]
+
+
+class Chunk(Protocol):
+    """A piece of a source, some hundred rows, that can be pickled: a worker reads its rows."""
+
+    def rows(self) -> Iterator[Row]:
+        """Yield the rows.
+
+        Raises:
+            Refusal: The piece cannot be read; the message names file and line.
+        """
 
 
 class RowError(ValueError):

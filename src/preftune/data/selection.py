@@ -3,7 +3,7 @@
 1. Validity: a wrong row stops the run, or is dropped where `on_bad_row` says so (`validity.py`).
 2. Duplicates: of pairs with the same prompt and answers one is kept, the one with the highest score.
 3. `max_length_ratio`: pairs of which one answer is that much longer than the other are dropped.
-4. `min_score`: pairs whose score is below it are dropped.
+4. `min_margin`: pairs whose score is below it are dropped.
 5. `top_k`: the pairs with the highest score are kept; ties are broken by content hash.
 6. `max_rows`: the pairs with the lowest content hash are kept.
 7. Held out: `test_size` prompts, chosen by a hash of seed and prompt, go with all their pairs to the
@@ -29,8 +29,8 @@ def select(pairs: list[PreferencePair], settings: DataSettings, account: SplitLe
     keyed = _without_duplicates(pairs, account)
     if settings.max_length_ratio is not None:
         keyed = _balanced(keyed, settings.max_length_ratio, account)
-    if settings.min_score is not None:
-        keyed = _above(keyed, settings.min_score, account)
+    if settings.min_margin is not None:
+        keyed = _above(keyed, settings.min_margin, account)
     if settings.top_k is not None:
         order = sorted(keyed, key=lambda key: (-keyed[key].extras["score"], key))
         account.top_k = _cut([keyed[key].extras["score"] for key in order], settings.top_k)
@@ -129,13 +129,13 @@ def _length_ratio(pair: PreferencePair) -> float:
     return longer / shorter
 
 
-def _above(keyed: Keyed, min_score: float, account: SplitLedger) -> Keyed:
-    kept = {key: pair for key, pair in keyed.items() if pair.extras["score"] >= min_score}
-    account.drop("below data.min_score", len(keyed) - len(kept))
+def _above(keyed: Keyed, min_margin: float, account: SplitLedger) -> Keyed:
+    kept = {key: pair for key, pair in keyed.items() if pair.extras["score"] >= min_margin}
+    account.drop("below data.min_margin", len(keyed) - len(kept))
     if not kept:
         highest = max(pair.extras["score"] for pair in keyed.values())
         raise Refusal(
-            f"data.min_score must be at most {highest:g}, the highest score of {len(keyed)} pairs, got {min_score:g}"
+            f"data.min_margin must be at most {highest:g}, the highest score of {len(keyed)} pairs, got {min_margin:g}"
         )
     return kept
 
