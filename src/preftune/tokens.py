@@ -5,164 +5,105 @@
 3. Where the tokenizer begins a text with BOS, the dialogue must begin with exactly one.
 4. Each answer must end in the end-of-turn token; white space of the template may follow it.
 5. A pair longer than `max_length` is dropped, cut or refused, and counted.
+
+The ids are kept in the cache under a hash of pairs, tokenizer, template and length, and of nothing else.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, TypedDict
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
 
+import datasets
+import pyarrow as pa
+from rich.console import Console
 from rich.progress import track
 
-from preftune.data.loading import PreparedPairs
+from preftune.caches import cache_directory, key_of, made_once
+from preftune.data.loading import PreparedPairs, fingerprint
+from preftune.data.table import PairTable
+from preftune.data.workers import mapped
+from preftune.encoding import Encoder
 from preftune.models.tokenizer import ChatTokenizer
-from preftune.pairs import Message, PreferencePair
+from preftune.pairs import Message
 from preftune.refusals import Refusal
 
+BATCH = 500  # pairs rendered and encoded at once
 _LONG = 5000  # pairs from which the stage is long enough to show a bar
+_IDS, _FACTS = "ids.arrow", "facts.json"
+_SCHEMA = pa.schema(
+    [
+        *((name, pa.list_(pa.int32())) for name in ("prompt_ids", "chosen_ids", "rejected_ids")),
+        ("row", pa.int64()),
+    ]
+)
+
 Overlong = Literal["drop", "cut", "stop"]
 
 
-class TokenRow(TypedDict):
-    """One pair as ids, by the names that TRL's collator reads; `row` is its place among the pairs."""
-
-    prompt_ids: list[int]
-    chosen_ids: list[int]
-    rejected_ids: list[int]
-    row: int
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TokenizedPairs:
     """Pairs as ids, and what became of those that were too long.
 
     Attributes:
-        rows: In the order of the pairs.
-        origins: Where each pair came from, by its place.
+        rows: `prompt_ids`, `chosen_ids`, `rejected_ids`, the names that TRL's collator reads, and `row`, the place of
+            the pair in `pairs`; in their order, on disk.
+        pairs: What was tokenised.
         dropped: Pairs left out, by reason.
         truncated: Pairs of which an answer lost its end.
     """
 
-    rows: list[TokenRow]
-    origins: list[str]
+    rows: datasets.Dataset
+    pairs: PairTable
     dropped: dict[str, int]
     truncated: int
 
+    def lengths(self, name: str) -> Any:
+        """Return the tokens of `prompt`, `chosen` or `rejected` of each row, of shape `(rows,)`."""
+        import pyarrow.compute as pc
+
+        return pc.list_value_length(self.rows.data.column(f"{name}_ids")).to_numpy()
+
+
+@dataclass
+class _Piece:
+    """Ids of some pairs; `dropped` and `truncated` as in `TokenizedPairs`."""
+
+    ids: pa.RecordBatch
+    dropped: Counter[str] = field(default_factory=Counter)
+    truncated: int = 0
+
 
 def tokenize(
-    pairs: Sequence[PreferencePair], chat: ChatTokenizer, *, max_length: int | None, overlong: Overlong
+    pairs: PairTable,
+    chat: ChatTokenizer,
+    *,
+    max_length: int | None,
+    overlong: Overlong,
+    workers: int | None = None,
 ) -> TokenizedPairs:
-    """Render and tokenise `pairs`.
+    """Render and tokenise `pairs`, or take their ids from the cache.
 
     Args:
         pairs: Valid pairs.
         chat: Tokenizer with its chat template.
         max_length: Longest prompt and answer together, in tokens; None for no limit.
         overlong: What becomes of a longer pair: `drop` it, `cut` the end of its answers, or `stop`.
+        workers: Processes that tokenise; None for one a core.
 
     Raises:
         Refusal: The template breaks one of the rules above, or a pair is too long under `stop`.
     """
-    rows: list[TokenRow] = []
-    dropped: dict[str, int] = {}
-    truncated = 0
-    watched = track(pairs, "tokenising", transient=True, disable=len(pairs) < _LONG)
-    for place, pair in enumerate(watched):
-        prompt, chosen, rejected = _encode(pair, chat)
-        if max_length is not None and len(prompt) + max(len(chosen), len(rejected)) > max_length:
-            verdict = _shorten(pair, prompt, chosen, rejected, max_length, overlong)
-            if isinstance(verdict, str):
-                dropped[verdict] = dropped.get(verdict, 0) + 1
-                continue
-            chosen, rejected = verdict
-            truncated += 1
-        rows.append({"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected, "row": place})
-    return TokenizedPairs(rows, [pair.origin for pair in pairs], dropped, truncated)
-
-
-def prompt_ids(prompt: Sequence[Message], chat: ChatTokenizer) -> list[int]:
-    """Return the ids of `prompt` with the assistant's turn opened, as generation starts from them."""
-    return _render(list(prompt), chat, add_generation_prompt=True)
-
-
-def _encode(pair: PreferencePair, chat: ChatTokenizer) -> tuple[list[int], list[int], list[int]]:
-    prompt = prompt_ids(pair.prompt, chat)
-    _check_bos(prompt, chat)
-    chosen = _answer_ids(pair, pair.chosen, prompt, chat)
-    rejected = _answer_ids(pair, pair.rejected, prompt, chat)
-    return prompt, chosen, rejected
-
-
-def _answer_ids(pair: PreferencePair, answer: str, prompt: list[int], chat: ChatTokenizer) -> list[int]:
-    turns: list[Message] = [*pair.prompt, {"role": "assistant", "content": answer}]
-    ids = _render(turns, chat, add_generation_prompt=False)
-    if ids[: len(prompt)] != prompt:
-        raise Refusal(
-            f"{pair.origin}: the prompt's tokens must be a prefix of prompt and answer under this chat template, "
-            "but the template renders the prompt alone differently; set model.chat_template to one that does not"
-        )
-    _check_end(pair, ids[len(prompt) :], chat)
-    return ids[len(prompt) :]
-
-
-def _render(turns: list[Message], chat: ChatTokenizer, *, add_generation_prompt: bool) -> list[int]:
-    import jinja2
-
-    messages: list[dict[str, Any]] = [dict(turn) for turn in turns]
-    try:
-        encoded = chat.tokenizer.apply_chat_template(
-            messages, add_generation_prompt=add_generation_prompt, tokenize=True, return_dict=True
-        )
-    except jinja2.TemplateError as error:
-        roles = ", ".join(turn["role"] for turn in turns)
-        raise Refusal(f"the chat template must render the turns {roles}, got {error}") from error
-    return list(encoded["input_ids"])  # type: ignore[index, arg-type, call-overload]
-
-
-def _check_bos(ids: list[int], chat: ChatTokenizer) -> None:
-    bos = chat.tokenizer.bos_token_id
-    if bos is None or chat.tokenizer("a")["input_ids"][:1] != [bos]:
-        return
-    leading = next((place for place, token in enumerate(ids) if token != bos), len(ids))
-    if leading != 1:
-        raise Refusal(
-            f"a dialogue must begin with exactly one {chat.tokenizer.bos_token}, got {leading}; the chat template "
-            "and the tokenizer disagree: set model.chat_template to one that writes it once"
-        )
-
-
-def _check_end(pair: PreferencePair, answer: list[int], chat: ChatTokenizer) -> None:
-    end = chat.tokenizer.convert_tokens_to_ids(chat.end_of_turn)
-    after = answer[len(answer) - answer[::-1].index(end) :] if end in answer else answer
-    if end not in answer or str(chat.tokenizer.decode(after)).strip():
-        shown = chat.tokenizer.decode(answer[-8:])
-        raise Refusal(
-            f"{pair.origin}: an answer must end in {chat.end_of_turn} under this chat template, got {shown!r}; "
-            "set model.end_of_turn to the token that ends the assistant's turn"
-        )
-
-
-def _shorten(
-    pair: PreferencePair,
-    prompt: list[int],
-    chosen: list[int],
-    rejected: list[int],
-    max_length: int,
-    overlong: Overlong,
-) -> tuple[list[int], list[int]] | str:
-    if overlong == "stop":
-        length = len(prompt) + max(len(chosen), len(rejected))
-        raise Refusal(
-            f"{pair.origin}: prompt and answer must have at most train.max_length={max_length} tokens, got "
-            f"{length}; raise it, or set data.overlong to drop or cut"
-        )
-    if overlong == "drop":
-        return f"longer than {max_length} tokens"
-    room = max_length - len(prompt)
-    if room <= 0:
-        return f"prompt fills {max_length} tokens"
-    if chosen[:room] == rejected[:room]:
-        return "equal after the cut"
-    return chosen[:room], rejected[:room]
+    key = key_of(_program(), fingerprint(pairs), chat.digest(), max_length, overlong)
+    work = _Tokenizer(pairs, Encoder(chat), max_length, overlong)
+    directory = made_once(cache_directory("tokens") / key, partial(_write, work=work, workers=workers))
+    facts = json.loads((directory / _FACTS).read_text())
+    rows = datasets.Dataset.from_file(str(directory / _IDS))
+    return TokenizedPairs(rows, pairs, facts["dropped"], facts["truncated"])
 
 
 def tokenize_splits(
@@ -182,7 +123,7 @@ def tokenize_splits(
         for reason, count in made.dropped.items():
             account.drop(reason, count)
         account.truncated = made.truncated
-        if not made.rows:
+        if not len(made.rows):
             raise Refusal(
                 f"the {name} split must keep at least one pair of its {len(split)}, got none: "
                 f"{', '.join(f'{count} {reason}' for reason, count in made.dropped.items())}; raise "
@@ -190,3 +131,82 @@ def tokenize_splits(
             )
         splits.append(made)
     return splits[0], splits[1]
+
+
+def prompt_ids(prompt: Sequence[Message], chat: ChatTokenizer) -> list[int]:
+    """Return the ids of `prompt` with the assistant's turn opened, as generation starts from them."""
+    encoder = Encoder(chat)
+    return encoder.encode(encoder.render([list(prompt)], add_generation_prompt=True))[0]
+
+
+class _Tokenizer:
+    """Tokenises the pairs from one place to another, in whatever process."""
+
+    def __init__(self, pairs: PairTable, encoder: Encoder, max_length: int | None, overlong: Overlong) -> None:
+        self.pairs = pairs
+        self.encoder = encoder
+        self.max_length = max_length
+        self.overlong = overlong
+
+    def __call__(self, start: int) -> _Piece:
+        pairs = list(self.pairs[start : start + BATCH])
+        columns: list[list[Any]] = [[], [], [], []]
+        piece = _Piece(pa.RecordBatch.from_pylist([], _SCHEMA))
+        for place, (pair, ids) in enumerate(zip(pairs, self.encoder.pairs(pairs), strict=True)):
+            settled = self._settled(pair.origin, *ids, piece)
+            if settled:
+                for column, value in zip(columns, (*settled, start + place), strict=True):
+                    column.append(value)
+        arrays = [pa.array(column, field.type) for column, field in zip(columns, _SCHEMA, strict=True)]
+        piece.ids = pa.RecordBatch.from_arrays(arrays, schema=_SCHEMA)
+        return piece
+
+    def _settled(
+        self, origin: str, prompt: list[int], chosen: list[int], rejected: list[int], piece: _Piece
+    ) -> tuple[list[int], list[int], list[int]] | None:
+        """Return the ids at a length that fits; None for a pair that is dropped, which `piece` counts."""
+        limit, length = self.max_length, len(prompt) + max(len(chosen), len(rejected))
+        if limit is None or length <= limit:
+            return prompt, chosen, rejected
+        if self.overlong == "stop":
+            raise Refusal(
+                f"{origin}: prompt and answer must have at most train.max_length={limit} tokens, got "
+                f"{length}; raise it, or set data.overlong to drop or cut"
+            )
+        room = limit - len(prompt)
+        if self.overlong == "drop":
+            piece.dropped[f"longer than {limit} tokens"] += 1
+        elif room <= 0:
+            piece.dropped[f"prompt fills {limit} tokens"] += 1
+        elif chosen[:room] == rejected[:room]:
+            piece.dropped["equal after the cut"] += 1
+        else:
+            piece.truncated += 1
+            return prompt, chosen[:room], rejected[:room]
+        return None
+
+
+def _write(directory: Path, work: _Tokenizer, workers: int | None) -> None:
+    """Write the ids as a stream of batches, the form that `Dataset.from_file` maps, and the counts beside them."""
+    count = len(work.pairs)
+    starts = track(
+        range(0, count, BATCH),
+        "tokenising",
+        console=Console(stderr=True),
+        transient=True,
+        disable=count < _LONG,
+    )
+    dropped: Counter[str] = Counter()
+    truncated = 0
+    with pa.OSFile(str(directory / _IDS), "wb") as file, pa.ipc.new_stream(file, _SCHEMA) as ids:
+        for piece in mapped(work, starts, workers):
+            ids.write_batch(piece.ids)
+            dropped += piece.dropped
+            truncated += piece.truncated
+    (directory / _FACTS).write_text(json.dumps({"dropped": dropped, "truncated": truncated}))
+
+
+def _program() -> str:
+    """Return a hash of the code that makes ids of pairs: what it kept, another version does not read."""
+    files = (Path(__file__), Path(__file__).with_name("encoding.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()

@@ -30,6 +30,11 @@ class SplitLedger:
         truncated: Kept rows whose answers lost tokens.
         wrong: The first faults of the rows that were dropped for being wrong.
         top_k: Where `data.top_k` cut; None where it dropped nothing.
+        dialect: How the rows were read, by source.
+        made: Pairs that the valid rows made; None where each made one.
+        escaped: Kept pairs in whose text a control token was broken up.
+        conflicting: Pairs whose answers are preferred in both orders.
+        shared_prompts: Prompts of this split that stood in the held-out split too.
     """
 
     source: str
@@ -38,11 +43,23 @@ class SplitLedger:
     truncated: int = 0
     wrong: list[str] = field(default_factory=list)
     top_k: TopKCut | None = None
+    dialect: dict[str, str] = field(default_factory=dict)
+    made: int | None = None
+    escaped: int = 0
+    conflicting: int = 0
+    shared_prompts: int = 0
+    _dropped_before: int = 0
 
     @property
     def kept(self) -> int:
-        """Rows that are left."""
-        return self.read - sum(self.dropped.values())
+        """Pairs that are left."""
+        started = self.read if self.made is None else self.made + self._dropped_before
+        return started - sum(self.dropped.values())
+
+    def make(self, pairs: int) -> None:
+        """Account for the pairs that the rows made which were not dropped."""
+        if pairs != self.kept:
+            self.made, self._dropped_before = pairs, sum(self.dropped.values())
 
     def drop(self, reason: str, rows: int) -> None:
         """Account for `rows` that are dropped for `reason`."""
@@ -66,7 +83,12 @@ def _split(split: SplitLedger) -> dict[str, Any]:
         "source": split.source,
         "read": split.read,
         "dropped": dict(split.dropped),
+        "made": split.made,
         "kept": split.kept,
         "truncated": split.truncated,
+        "escaped": split.escaped,
+        "conflicting": split.conflicting,
+        "shared_prompts": split.shared_prompts,
+        "dialect": dict(split.dialect),
         "wrong": list(split.wrong),
     }

@@ -1,16 +1,25 @@
 """From settings to the pairs of a run: read, check, select, hold out, and account for every row."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
+from preftune import pairs as pairs_module
+from preftune.caches import cache_directory, key_of, made_once
+from preftune.data.control import Control
 from preftune.data.ledger import Ledger, SplitLedger
+from preftune.data.reading import WrongRows, read_into
 from preftune.data.selection import hold_out, select, without_duplicates, without_prompts_of
-from preftune.data.settings import DataSettings
-from preftune.data.sources import source_name, source_rows
-from preftune.data.validity import read_pairs, refuse_wrong_rows
+from preftune.data.settings import DataSettings, SourceSettings
+from preftune.data.sources import source_chunks, source_fingerprint, source_name
+from preftune.data.store import PairStore, encoded, write_store
+from preftune.data.table import PairTable
 from preftune.pairs import PreferencePair, faults
 from preftune.refusals import Refusal
+
+_WHAT_IS_READ = ("dialect", "columns", "score", "extras", "pairing", "pairing_gap")
 
 
 @dataclass(frozen=True)
@@ -25,29 +34,34 @@ class PreparedPairs:
         fingerprint: Hex digest of the content of both splits, in order.
     """
 
-    train: list[PreferencePair]
-    held_out: list[PreferencePair]
+    train: PairTable
+    held_out: PairTable
     ledger: Ledger
     true_reward: Callable[[str], float] | None
     fingerprint: str
 
 
-def load_pairs(settings: DataSettings) -> PreparedPairs:
+def load_pairs(settings: DataSettings, control_tokens: Sequence[str] = ()) -> PreparedPairs:
     """Return the pairs that `settings` ask for.
+
+    Args:
+        settings: A dataset recipe.
+        control_tokens: What the tokenizer reads as control tokens, for `settings.control_tokens`.
 
     Raises:
         Refusal: The source cannot be read, a row is wrong, or the selection leaves nothing.
     """
     true_reward = None
-    account = SplitLedger(source_name(settings, settings.split), read=0)
     if settings.toy is not None:
-        pairs, true_reward = _toy_pairs(settings.toy.pairs, settings.toy.label_noise)
-        account.read = len(pairs)
+        table, true_reward = _toy_pairs(settings.toy.pairs, settings.toy.label_noise)
+        account = SplitLedger("toy", read=len(table))
     else:
-        pairs = _split_pairs(settings, settings.split, account)
-    selected = select(pairs, settings, account)
+        table, account = _split(settings, settings.split, control_tokens)
+    selected = select(table, settings, account)
     if settings.test_split is not None and settings.path is None:
-        held_out, held_account = _separate_split(settings, settings.test_split)
+        fixed = settings.model_copy(update={"dialect": next(iter(account.dialect.values()))})
+        held_out, held_account = _split(fixed, settings.test_split, control_tokens)
+        held_out = without_duplicates(held_out, settings, held_account)
         train = without_prompts_of(selected, held_out, account)
     else:
         train, held_out = hold_out(selected, settings.test_size, settings.split_seed)
@@ -62,34 +76,93 @@ def load_pairs(settings: DataSettings) -> PreparedPairs:
     )
 
 
-def fingerprint(train: list[PreferencePair], held_out: list[PreferencePair]) -> str:
-    """Return a hex digest of what both splits hold, in order."""
+def fingerprint(*tables: PairTable) -> str:
+    """Return a hex digest of what tables hold, in order."""
     digest = hashlib.sha256()
-    for name, pairs in (("train", train), ("held_out", held_out)):
-        digest.update(name.encode())
-        for pair in pairs:
-            digest.update(pair.content_hash().encode())
+    for table in tables:
+        digest.update(f"{len(table)}:".encode())
+        digest.update(table.keys("content").tobytes())
     return digest.hexdigest()
 
 
-def _split_pairs(settings: DataSettings, split: str, account: SplitLedger) -> list[PreferencePair]:
-    if settings.dialect is None:
-        raise Refusal(f"data.dialect must name the layout of the rows for data={settings.name}, got null")
-    return read_pairs(source_rows(settings, split), settings, settings.dialect, account)
-
-
-def _separate_split(settings: DataSettings, split: str) -> tuple[list[PreferencePair], SplitLedger]:
+def _split(settings: DataSettings, split: str, control_tokens: Sequence[str]) -> tuple[PairTable, SplitLedger]:
     account = SplitLedger(source_name(settings, split), read=0)
-    pairs = _split_pairs(settings, split, account)
-    return without_duplicates(pairs, account), account
+    wrong = WrongRows()
+    stores = []
+    for source in settings.mix or [settings]:
+        stores.append(_store(source, split if source is settings else source.split, settings, control_tokens))
+        _enter(stores[-1], account, wrong)
+    share = wrong.rows / account.read
+    if settings.max_dropped is not None and share > settings.max_dropped:
+        remedy = f"more than the share of data.max_dropped={settings.max_dropped:g}, {share:.3g} of all"
+        raise wrong.refusal(account.read, remedy)
+    table = PairTable(stores)
+    if not len(table):
+        raise Refusal(f"{account.source} must make at least one pair of its {account.read} rows, got none")
+    account.make(len(table))
+    return table, account
 
 
-def _toy_pairs(count: int, label_noise: float) -> tuple[list[PreferencePair], Callable[[str], float]]:
+def _store(source: SourceSettings, split: str, settings: DataSettings, control_tokens: Sequence[str]) -> PairStore:
+    name = source_name(source, split)
+    policy = settings.control_tokens
+    tokens = sorted(control_tokens) if policy != "allow" else []
+    how = source.model_dump(include=set(_WHAT_IS_READ))
+    key = key_of(_program(), source_fingerprint(source, split), name, how, settings.on_bad_row, policy, tokens)
+    directory = cache_directory("pairs") / key
+    read = partial(
+        read_into,
+        chunks=source_chunks(source, split),
+        settings=source,
+        name=name,
+        control=Control(tokens, policy),
+        stop=settings.on_bad_row == "stop",
+    )
+    # A function of the user's may change in ways that no hash of a file shows.
+    return PairStore(made_once(directory, read, afresh="." in (source.dialect or "")))
+
+
+def _enter(store: PairStore, account: SplitLedger, wrong: WrongRows) -> None:
+    facts = store.facts
+    found = WrongRows(**{**facts["wrong"], "kinds": _counted(facts["wrong"]["kinds"])})
+    wrong.join(found)
+    account.read += facts["rows"]
+    account.escaped += facts["escaped"]
+    account.dialect[facts["name"]] = facts["dialect"]
+    for kind, rows in found.kinds.items():
+        account.drop(f"wrong: {kind}", rows)
+    if facts["unpaired"]:
+        account.drop("no two answers that differ enough", facts["unpaired"])
+    account.wrong = wrong.first
+
+
+def _program() -> str:
+    """Return a hash of the code that makes pairs of rows: what it kept, another version does not read."""
+    files = [Path(pairs_module.__file__), *sorted(Path(__file__).parent.glob("*.py"))]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
+def _toy_pairs(count: int, label_noise: float) -> tuple[PairTable, Callable[[str], float]]:
     # Imported here: the toy brings torch, which no other source needs.
     from preftune.toy.preferences import sample_pairs
     from preftune.toy.world import true_reward
 
-    pairs = sample_pairs(count, label_noise)
-    wrong = [[f"{pair.origin}: {fault}" for fault in faults(pair)] for pair in pairs]
-    refuse_wrong_rows([found for found in wrong if found], len(pairs))
-    return pairs, true_reward
+    return stored(sample_pairs(count, label_noise)), true_reward
+
+
+def stored(pairs: Sequence[PreferencePair]) -> PairTable:
+    """Return pairs that were made in memory as a table of pairs in the cache.
+
+    Raises:
+        Refusal: A pair is wrong.
+    """
+    wrong = WrongRows()
+    for pair in pairs:
+        if found := [f"{pair.origin}: {fault}" for fault in faults(pair)]:
+            wrong.add(found)
+    if wrong.rows:
+        raise wrong.refusal(len(pairs))
+    texts, numbers = encoded(pairs)
+    key = key_of(_program(), hashlib.sha256(repr(pairs).encode()).hexdigest())
+    write = partial(write_store, batches=[(texts, numbers)], facts={})
+    return PairTable([PairStore(made_once(cache_directory("pairs") / key, write))])

@@ -1,154 +1,236 @@
 """Which pairs are trained on, chosen in a fixed order.
 
-1. Validity: a wrong row stops the run, or is dropped where `on_bad_row` says so (`validity.py`).
-2. Duplicates: of pairs with the same prompt and answers one is kept, the one with the highest score.
-3. `max_length_ratio`: pairs of which one answer is that much longer than the other are dropped.
-4. `min_margin`: pairs whose score is below it are dropped.
-5. `top_k`: the pairs with the highest score are kept; ties are broken by content hash.
-6. `max_rows`: the pairs with the lowest content hash are kept.
-7. Held out: `test_size` prompts, chosen by a hash of seed and prompt, go with all their pairs to the
-   held-out split. Where a split of its own is held out, it passes steps 1 and 2 instead, and pairs of
-   train whose prompt stands in it are dropped.
+1. Validity: a wrong row stops the run, or is dropped where `on_bad_row` says so (`reading.py`).
+2. `conflicts`: answers to one prompt that are preferred in both orders are kept, dropped, or merged.
+3. `duplicates`: of pairs with the same prompt and answers one is kept, the one with the highest score; then, of pairs
+   that are the same but for case, white space and Unicode form.
+4. `ties`: pairs with a score of 0 are dropped where asked.
+5. `min_margin`: pairs whose score is below it are dropped.
+6. `max_length_ratio`: pairs of which one answer is that much longer than the other are dropped.
+7. `top_k`: the pairs with the highest score are kept; ties are broken by content hash.
+8. `mix`: of each source as many are kept as its weight allows, those with the lowest content hash.
+9. `max_rows`: the pairs with the lowest content hash are kept.
+10. Held out: `test_size` prompts, chosen by a hash of seed and prompt, go with all their pairs to the held-out
+    split. Where a split of its own is held out, it passes steps 1 to 3 instead, and pairs of train whose prompt
+    stands in it are dropped. Prompts that differ in case and white space alone are the same.
 
 No step depends on the order of the rows, and the pairs that are kept stay in that order.
 """
 
-import hashlib
-from collections.abc import Iterable
+from collections.abc import Sequence
+
+import numpy as np
 
 from preftune.data.ledger import SplitLedger, TopKCut
 from preftune.data.settings import DataSettings
-from preftune.pairs import PreferencePair
+from preftune.data.store import Numbers
+from preftune.data.table import PairTable
 from preftune.refusals import Refusal
 
-Keyed = dict[str, PreferencePair]  # by content hash, in the order of the rows
 
-
-def select(pairs: list[PreferencePair], settings: DataSettings, account: SplitLedger) -> list[PreferencePair]:
-    """Return the pairs that steps 2 to 6 keep, and account for the others."""
-    keyed = _without_duplicates(pairs, account)
-    if settings.max_length_ratio is not None:
-        keyed = _balanced(keyed, settings.max_length_ratio, account)
+def select(table: PairTable, settings: DataSettings, account: SplitLedger) -> PairTable:
+    """Return the pairs that steps 2 to 9 keep, and account for the others."""
+    table = without_duplicates(table, settings, account)
+    if settings.ties == "drop":
+        table = _kept(table, table.numbers("score") != 0, "tie in the score", account)
     if settings.min_margin is not None:
-        keyed = _above(keyed, settings.min_margin, account)
+        table = _above(table, settings.min_margin, account)
+    if settings.max_length_ratio is not None:
+        table = _balanced(table, settings.max_length_ratio, account)
     if settings.top_k is not None:
-        order = sorted(keyed, key=lambda key: (-keyed[key].extras["score"], key))
-        account.top_k = _cut([keyed[key].extras["score"] for key in order], settings.top_k)
-        keyed = _only(keyed, order[: settings.top_k], "data.top_k", account)
+        table = _strongest(table, settings.top_k, account)
+    if settings.mix is not None:
+        table = _shared_out(table, [source.weight for source in settings.mix], account)
     if settings.max_rows is not None:
-        keyed = _only(keyed, sorted(keyed)[: settings.max_rows], "data.max_rows", account)
-    return list(keyed.values())
+        kept = _by_content(table)[: settings.max_rows]
+        table = _kept(table, _mask(table, kept), "beyond data.max_rows", account)
+    return table
 
 
-def without_duplicates(pairs: list[PreferencePair], account: SplitLedger) -> list[PreferencePair]:
-    """Return the pairs that step 2 keeps, and account for the others."""
-    return list(_without_duplicates(pairs, account).values())
+def without_duplicates(table: PairTable, settings: DataSettings, account: SplitLedger) -> PairTable:
+    """Return the pairs that steps 2 and 3 keep, and account for the others."""
+    table = _without_conflicts(table, settings.conflicts, account)
+    if settings.duplicates != "keep":
+        table = _kept(table, _first_of_each(table, "content"), "duplicate", account)
+    if settings.duplicates == "normalized":
+        table = _kept(table, _first_of_each(table, "normalized"), "duplicate but for case or space", account)
+    return table
 
 
-def hold_out(
-    pairs: list[PreferencePair], test_size: float, split_seed: int
-) -> tuple[list[PreferencePair], list[PreferencePair]]:
+def hold_out(table: PairTable, test_size: float, split_seed: int) -> tuple[PairTable, PairTable]:
     """Return train and held-out pairs, which share no prompt.
 
     Args:
-        pairs: What selection kept.
+        table: What selection kept.
         test_size: Share of the prompts when below 1, at least one of them; their number otherwise.
         split_seed: Changes which prompts are held out.
 
     Raises:
         Refusal: No prompt would be left to train on.
     """
-
-    def draw(prompt: str) -> bytes:
-        return hashlib.sha256(f"{split_seed}:{prompt}".encode()).digest()
-
-    prompts = [pair.prompt_hash() for pair in pairs]
-    order = sorted(set(prompts), key=draw)
-    count = max(1, round(test_size * len(order))) if test_size < 1 else int(test_size)
-    if count >= len(order):
+    keys = table.keys("prompt")
+    group = _groups(keys)
+    prompts = int(group.max()) + 1
+    count = max(1, round(test_size * prompts)) if test_size < 1 else int(test_size)
+    if count >= prompts:
         raise Refusal(
-            f"data.test_size must leave at least 1 of {len(order)} prompts to train on, got {test_size:g}, "
+            f"data.test_size must leave at least 1 of {prompts} prompts to train on, got {test_size:g}, "
             f"which holds out {count}; lower it, or give more pairs with different prompts"
         )
-    held = set(order[:count])
-    sides: tuple[list[PreferencePair], list[PreferencePair]] = ([], [])
-    for pair, prompt in zip(pairs, prompts, strict=True):
-        sides[prompt in held].append(pair)
-    return sides
+    digests = np.empty(prompts, np.uint64)
+    digests[group] = keys["high"].astype(np.uint64)
+    held = np.zeros(prompts, bool)
+    draws = _mixed(digests ^ _mixed(np.array([split_seed + 1]).astype(np.uint64)))
+    held[np.argsort(draws, kind="stable")[:count]] = True
+    return table.only(~held[group]), table.only(held[group])
 
 
-def without_prompts_of(
-    train: list[PreferencePair], held_out: list[PreferencePair], account: SplitLedger
-) -> list[PreferencePair]:
+def without_prompts_of(train: PairTable, held_out: PairTable, account: SplitLedger) -> PairTable:
     """Return the pairs of `train` whose prompt is not in `held_out`, and account for the others.
 
     Raises:
         Refusal: None is left.
     """
-    held = {pair.prompt_hash() for pair in held_out}
-    kept = [pair for pair in train if pair.prompt_hash() not in held]
-    account.drop("prompt in the held-out split", len(train) - len(kept))
-    if not kept:
+    ours, theirs = train.keys("prompt"), held_out.keys("prompt")
+    group = _groups(np.concatenate([ours, theirs]))
+    kept = ~np.isin(group[: len(ours)], group[len(ours) :])
+    account.shared_prompts = len(np.unique(group[: len(ours)][~kept]))
+    account.drop("prompt in the held-out split", int((~kept).sum()))
+    if not kept.any():
         raise Refusal(
             f"data.test_split must leave pairs to train on, got the prompts of all {len(train)} in it; "
             "set data.test_split=null to hold out data.test_size of data.split"
         )
+    return train.only(kept)
+
+
+def _without_conflicts(table: PairTable, policy: str, account: SplitLedger) -> PairTable:
+    group = _groups(table.keys("unordered"))
+    first = table.numbers("is_first").astype(bool)
+    both = np.isin(group, np.intersect1d(group[first], group[~first]))
+    account.conflicting = int(both.sum())
+    if policy == "drop":
+        return _kept(table, ~both, "in conflict with another pair", account)
+    if policy == "merge":
+        merged = _merged(table, np.flatnonzero(both), group, first)
+        return _kept(table, ~both, "merged with a pair in conflict", account, also=merged)
+    return table
+
+
+def _merged(table: PairTable, places: Numbers, group: Numbers, first: Numbers) -> dict[int, float]:
+    """Return, for each group of pairs in conflict, the place of the pair that stands for it, and its probability."""
+    votes: dict[int, list[float]] = {}
+    pairs = zip(places.tolist(), table.only(places), strict=True)
+    chances = {place: pair.extras.get("probability", 1.0) for place, pair in pairs}
+    for place, chance in chances.items():
+        votes.setdefault(int(group[place]), []).append(chance if first[place] else 1 - chance)
+    standing = {}
+    for place in places[_by_strength(table, places)].tolist():
+        share = sum(votes[group[place]]) / len(votes[group[place]]) if group[place] in votes else None
+        if share is not None and bool(first[place]) == (share >= 0.5):
+            standing[place] = share if first[place] else 1 - share
+            del votes[group[place]]
+    return standing
+
+
+def _first_of_each(table: PairTable, key: str) -> Numbers:
+    """Return a mask of the pairs that are kept: of those with the same `key`, the strongest."""
+    group = _groups(table.keys(key))
+    several = np.flatnonzero(np.bincount(group)[group] > 1)
+    ordered = several[_by_strength(table, several)]
+    _, best = np.unique(group[ordered], return_index=True)
+    kept = np.ones(len(group), bool)
+    kept[several] = False
+    kept[ordered[best]] = True
     return kept
 
 
-def _without_duplicates(pairs: Iterable[PreferencePair], account: SplitLedger) -> Keyed:
-    kept: Keyed = {}
-    dropped = 0
-    for pair in pairs:
-        key = pair.content_hash()
-        dropped += key in kept
-        if key not in kept or _strength(pair) > _strength(kept[key]):
-            kept[key] = pair
-    account.drop("duplicate", dropped)
-    return kept
+def _by_strength(table: PairTable, places: Numbers) -> Numbers:
+    """Return the order of the pairs at `places`: highest score first, then by content and extras, not by row."""
+    keys = [table.keys(name)[places] for name in ("carried", "content")]
+    words = [key[word].astype(np.uint64) for key in keys for word in ("low", "high")]
+    return np.lexsort((*words, -np.nan_to_num(table.numbers("score")[places])))
 
 
-def _strength(pair: PreferencePair) -> tuple[float, list[tuple[str, float]]]:
-    # Of equal scores the ratings decide, so that the extras that are kept do not depend on row order either.
-    return pair.extras.get("score", 0.0), sorted(pair.extras.items())
+def _by_content(table: PairTable) -> Numbers:
+    keys = table.keys("content")
+    return np.lexsort((keys["low"].astype(np.uint64), keys["high"].astype(np.uint64)))
 
 
-def _balanced(keyed: Keyed, limit: float, account: SplitLedger) -> Keyed:
-    kept = {key: pair for key, pair in keyed.items() if _length_ratio(pair) <= limit}
-    account.drop("beyond data.max_length_ratio", len(keyed) - len(kept))
-    if not kept:
-        lowest = min(_length_ratio(pair) for pair in keyed.values())
+def _above(table: PairTable, min_margin: float, account: SplitLedger) -> PairTable:
+    scores = table.numbers("score")
+    kept = scores >= min_margin
+    if not kept.any():
         raise Refusal(
-            f"data.max_length_ratio must be at least {lowest:.3g}, the lowest of {len(keyed)} pairs, got {limit:g}"
+            f"data.min_margin must be at most {np.nanmax(scores):g}, the highest score of {len(table)} pairs, "
+            f"got {min_margin:g}"
         )
-    return kept
+    return _kept(table, kept, "below data.min_margin", account)
 
 
-def _length_ratio(pair: PreferencePair) -> float:
-    longer, shorter = sorted((len(pair.chosen), len(pair.rejected)), reverse=True)
-    return longer / shorter
-
-
-def _above(keyed: Keyed, min_margin: float, account: SplitLedger) -> Keyed:
-    kept = {key: pair for key, pair in keyed.items() if pair.extras["score"] >= min_margin}
-    account.drop("below data.min_margin", len(keyed) - len(kept))
-    if not kept:
-        highest = max(pair.extras["score"] for pair in keyed.values())
+def _balanced(table: PairTable, limit: float, account: SplitLedger) -> PairTable:
+    ratios = table.numbers("ratio")
+    kept = ratios <= limit
+    if not kept.any():
         raise Refusal(
-            f"data.min_margin must be at most {highest:g}, the highest score of {len(keyed)} pairs, got {min_margin:g}"
+            f"data.max_length_ratio must be at least {ratios.min():.3g}, the lowest of {len(table)} pairs, "
+            f"got {limit:g}"
         )
-    return kept
+    return _kept(table, kept, "beyond data.max_length_ratio", account)
 
 
-def _cut(scores: list[float], top_k: int) -> TopKCut | None:
-    """Return where `top_k` cuts `scores`, which fall."""
-    if len(scores) <= top_k:
-        return None
-    lowest = scores[top_k - 1]
-    return TopKCut(lowest, kept=scores[:top_k].count(lowest), dropped=scores[top_k:].count(lowest))
+def _strongest(table: PairTable, top_k: int, account: SplitLedger) -> PairTable:
+    scores, by_content = table.numbers("score"), _by_content(table)
+    order = by_content[np.argsort(-scores[by_content], kind="stable")]
+    if len(order) > top_k:
+        lowest = scores[order[top_k - 1]]
+        kept, dropped = (int((scores[some] == lowest).sum()) for some in (order[:top_k], order[top_k:]))
+        account.top_k = TopKCut(float(lowest), kept, dropped)
+    return _kept(table, _mask(table, order[:top_k]), "beyond data.top_k", account)
 
 
-def _only(keyed: Keyed, keys: list[str], setting: str, account: SplitLedger) -> Keyed:
-    account.drop(f"beyond {setting}", len(keyed) - len(keys))
-    wanted = set(keys)
-    return {key: pair for key, pair in keyed.items() if key in wanted}
+def _shared_out(table: PairTable, weights: Sequence[float], account: SplitLedger) -> PairTable:
+    sources, by_content = table.sources(), _by_content(table)
+    shares = np.array(weights) / sum(weights)
+    there = np.bincount(sources, minlength=len(weights))
+    total = (there / shares).min()
+    kept = [by_content[sources[by_content] == n][: round(share * total)] for n, share in enumerate(shares)]
+    if not all(len(part) for part in kept):
+        raise Refusal(
+            "data.mix must leave pairs of each source, got "
+            f"{', '.join(f'{count} of {there[n]}' for n, count in enumerate(map(len, kept)))}"
+        )
+    return _kept(table, _mask(table, np.concatenate(kept)), "beyond the weights of data.mix", account)
+
+
+def _kept(
+    table: PairTable, kept: Numbers, reason: str, account: SplitLedger, also: dict[int, float] | None = None
+) -> PairTable:
+    """Return the pairs of the mask `kept` and those at the places of `also`, with their probabilities."""
+    also = also or {}
+    kept[list(also)] = True
+    account.drop(reason, int((~kept).sum()))
+    return table.only(kept, {int(table.rows[place]): chance for place, chance in also.items()})
+
+
+def _mask(table: PairTable, places: Numbers) -> Numbers:
+    mask = np.zeros(len(table), bool)
+    mask[places] = True
+    return mask
+
+
+def _groups(keys: Numbers) -> Numbers:
+    """Return for each key a number, the same for equal keys, rising with them."""
+    high, low = keys["high"].astype(np.uint64), keys["low"].astype(np.uint64)
+    order = np.lexsort((low, high))
+    high, low = high[order], low[order]
+    numbers = np.zeros(len(order), np.int64)
+    numbers[order[1:]] = np.cumsum((high[1:] != high[:-1]) | (low[1:] != low[:-1]))
+    return numbers
+
+
+def _mixed(words: Numbers) -> Numbers:
+    """Scatter 64-bit words over all of their range: the finaliser of SplitMix64, Steele et al. 2014."""
+    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return words ^ (words >> np.uint64(31))

@@ -1,6 +1,7 @@
 """The record that every loss takes."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -17,6 +18,8 @@ class PairLogps:
         reference_rejected: Of the rejected completions under the reference, of shape `(B,)`.
         chosen_lengths: Tokens of the chosen completions, end token included, of shape `(B,)`.
         rejected_lengths: Tokens of the rejected completions, end token included, of shape `(B,)`.
+        extras: Numbers that travel with the pairs, by name, each of shape `(B,)`, NaN where a pair has none: for
+            instance `probability`, that chosen is the better, or `weight`.
     """
 
     policy_chosen: Tensor
@@ -25,6 +28,7 @@ class PairLogps:
     reference_rejected: Tensor
     chosen_lengths: Tensor | None = None
     rejected_lengths: Tensor | None = None
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
 
     def chosen_logratio(self) -> Tensor:
         """Return log pi(chosen) - log ref(chosen), of shape `(B,)`, in nats."""
@@ -50,26 +54,20 @@ class PairLogps:
 
     def detach(self) -> "PairLogps":
         """Return the same numbers, cut from the graph."""
-        return PairLogps(*(None if value is None else value.detach() for value in self._fields()))  # type: ignore[arg-type]
+        return replace(self, policy_chosen=self.policy_chosen.detach(), policy_rejected=self.policy_rejected.detach())
 
     def at_reference(self) -> "PairLogps":
         """Return the record of a policy equal to its reference: what the first step must show."""
-        return PairLogps(
-            self.reference_chosen,
-            self.reference_rejected,
-            self.reference_chosen,
-            self.reference_rejected,
-            self.chosen_lengths,
-            self.rejected_lengths,
-        )
+        return replace(self, policy_chosen=self.reference_chosen, policy_rejected=self.reference_rejected)
 
     @staticmethod
     def concatenate(records: "list[PairLogps]") -> "PairLogps":
-        """Return one record of all pairs of `records`, which must all carry lengths or none."""
-        columns = zip(*(record._fields() for record in records), strict=True)
-        return PairLogps(*(None if c[0] is None else torch.cat(c) for c in columns))  # type: ignore[arg-type]
+        """Return one record of all pairs of `records`, which must all carry lengths or none, and the same extras."""
+        columns = zip(*(record._tensors() for record in records), strict=True)
+        extras = {name: torch.cat([record.extras[name] for record in records]) for name in records[0].extras}
+        return PairLogps(*(None if c[0] is None else torch.cat(c) for c in columns), extras=extras)  # type: ignore[arg-type]
 
-    def _fields(self) -> tuple[Tensor | None, ...]:
+    def _tensors(self) -> tuple[Tensor | None, ...]:
         return (
             self.policy_chosen,
             self.policy_rejected,

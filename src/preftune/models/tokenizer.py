@@ -1,6 +1,7 @@
 """The tokenizer of a model recipe: its chat template, its pad token, and the token that ends a turn."""
 
 import hashlib
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,6 +29,13 @@ class ChatTokenizer:
     def template_hash(self) -> str:
         """Return a hex digest of the chat template."""
         return hashlib.sha256(str(self.tokenizer.chat_template).encode()).hexdigest()
+
+    def digest(self) -> str:
+        """Return a hex digest of everything that decides which ids a dialogue becomes."""
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        made_of = backend.to_str() if backend else json.dumps(self.tokenizer.get_vocab(), sort_keys=True)
+        parts = [type(self.tokenizer).__name__, made_of, str(self.tokenizer.special_tokens_map), self.end_of_turn]
+        return hashlib.sha256("\n".join([*parts, self.template_hash()]).encode()).hexdigest()
 
     @property
     def end_ids(self) -> list[int]:

@@ -23,9 +23,8 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from preftune.caches import cache_directory
+from preftune.caches import cache_directory, made_once
 from preftune.toy import world
-from preftune.toy.store import made_once
 
 PAD, START, END = "<|pad|>", "<|im_start|>", "<|im_end|>"
 CHATML = (

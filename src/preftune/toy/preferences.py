@@ -17,10 +17,10 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerBase
 
+from preftune.caches import made_once
 from preftune.pairs import PreferencePair
 from preftune.toy import world
 from preftune.toy.model import model_directory, progress, reproducible
-from preftune.toy.store import made_once
 
 CHUNK = 256  # prompts sampled, and kept, at once
 MAX_NEW_TOKENS = 64  # a review ends before

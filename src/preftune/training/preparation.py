@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from preftune.data.loading import PreparedPairs, load_pairs
 from preftune.data.settings import DataSettings
+from preftune.encoding import control_tokens
 from preftune.models.policy import load_policy
 from preftune.models.settings import FullSettings, LowRankSettings, ModelSettings
 from preftune.models.source import ModelSource, locate
@@ -43,7 +44,7 @@ class Prepared:
 
     def held_out_prompts(self) -> list[tuple[Message, ...]]:
         """Return the prompts of the pairs that are evaluated on."""
-        return [self.pairs.held_out[row["row"]].prompt for row in self.held_out.rows]
+        return [pair.prompt for pair in self.pairs.held_out.only(self.held_out.rows["row"][:])]
 
     def manifest(self) -> dict[str, Any]:
         """Return what manifest.json holds of model and data."""
@@ -69,7 +70,7 @@ def prepare(
     """
     source = locate(model)
     chat = load_tokenizer(model, source)
-    pairs = load_pairs(data)
+    pairs = load_pairs(data, control_tokens(chat))
     rows, held_out = tokenize_splits(pairs, chat, train.max_length, data.overlong)
     steps = count_steps(train, len(rows.rows))
     with Console().status(f"loading the weights of {source.location}"):

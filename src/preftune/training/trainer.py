@@ -104,8 +104,8 @@ class PairTrainer(DPOTrainer):
             model=policy,
             ref_model=None if is_adapter else copy.deepcopy(policy).requires_grad_(False),
             args=arguments,
-            train_dataset=Dataset.from_list(prepared.rows.rows),
-            eval_dataset=Dataset.from_list(prepared.held_out.rows),
+            train_dataset=prepared.rows.rows,
+            eval_dataset=prepared.held_out.rows,
             processing_class=chat.tokenizer,
             data_collator=_Collator(chat.tokenizer.pad_token_id, arguments.max_length),
         )
@@ -118,17 +118,18 @@ class PairTrainer(DPOTrainer):
         self.precompute_ref_logps = True  # the stock loss reads the reference from the batch: compute_loss puts it
         self.pair_loss, self.from_scratch = pair_loss, from_scratch
         self.starts_at_reference = not is_adapter or reference == "adapter" or _is_zero(policy)
-        self.origins = {"train": prepared.rows.origins, "eval": prepared.held_out.origins}
+        self.pairs = {"train": prepared.pairs.train, "eval": prepared.pairs.held_out}
+        self.extras = {split: pairs.extras() for split, pairs in self.pairs.items()}
         self.seconds_in_reference = 0.0
         self.pairs_seen = 0
         self.tokens_seen = 0
         self.first_losses: list[Tensor] = []
-        self._rows_of_step: list[str] = []
+        self._rows_of_step: list[int] = []
         self._losses_of_step: list[Tensor] = []
         self._step_under_way = 0
         self._evaluated: list[PairLogps] = []
         self.remove_callback(PrinterCallback)
-        self.add_callback(GradientGuard(lambda: self._rows_of_step))
+        self.add_callback(GradientGuard(lambda: self._origins("train", self._rows_of_step)))
         self.add_callback(ProgressBars(Console()))
 
     def report_to(self, on_step: OnStep, *sinks: Sink) -> None:
@@ -225,6 +226,7 @@ class PairTrainer(DPOTrainer):
             return reference(input_ids=ids, use_cache=False).logits  # type: ignore[no-any-return]
 
     def _score(self, model: nn.Module, inputs: dict[str, Tensor]) -> PairLogps:
+        extras = self._extras(inputs["row"])
         inputs = {name: value for name, value in inputs.items() if name != "row"}
         started = time.perf_counter()
         reference = self.compute_ref_log_probs(self.ref_model or self.model, inputs)
@@ -235,13 +237,18 @@ class PairTrainer(DPOTrainer):
         super().compute_loss(_recording(model, outputs), inputs)
         chosen, rejected = outputs[0].log_probs.sum(dim=1).chunk(2)
         lengths = inputs["completion_mask"][:, 1:].sum(dim=1).chunk(2)
-        return PairLogps(chosen, rejected, *reference, *lengths)
+        return PairLogps(chosen, rejected, *reference, *lengths, extras)
+
+    def _extras(self, rows: Tensor) -> dict[str, Tensor]:
+        places = rows.cpu().numpy()
+        carried = self.extras["train" if self.model.training else "eval"]
+        return {name: torch.from_numpy(column[places]).to(rows.device) for name, column in carried.items()}
 
     def _before_update(self, logps: PairLogps, losses: Tensor, inputs: dict[str, Tensor]) -> None:
         step = self.state.global_step
         if step != self._step_under_way:
             self._step_under_way, self._rows_of_step, self._losses_of_step = step, [], []
-        self._rows_of_step += [self.origins["train"][row] for row in inputs["row"].tolist()]
+        self._rows_of_step += inputs["row"].tolist()
         self._refuse_not_finite(losses, inputs, "train")
         self._losses_of_step.append(losses.detach())
         if step == 0:
@@ -256,8 +263,11 @@ class PairTrainer(DPOTrainer):
     def _refuse_not_finite(self, losses: Tensor, inputs: dict[str, Tensor], split: str) -> None:
         bad = ~torch.isfinite(losses)
         if bool(bad.any()):
-            rows = [self.origins[split][row] for row in inputs["row"][bad].tolist()]
+            rows = self._origins(split, inputs["row"][bad].tolist())
             raise RunFailed(not_finite("loss", self.state.global_step + 1, rows))
+
+    def _origins(self, split: str, places: list[int]) -> list[str]:
+        return [self.pairs[split].origin(place) for place in places]
 
 
 class _Collator:

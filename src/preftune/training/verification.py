@@ -77,6 +77,7 @@ def compare(
     Raises:
         RunFailed: A log-probability or the loss differs by more than the tolerance of `dtype`.
     """
+    ours = replace(ours, extras=trained.extras)
     chosen, rejected = ours.lengths()
     sums = {
         "policy's chosen": (trained.policy_chosen, ours.policy_chosen, chosen),

@@ -1,0 +1,90 @@
+"""Pairs as the rest of preftune meets them: a choice of rows from one or more stores, in the order of their rows."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import overload
+
+import numpy as np
+
+from preftune.data.store import Numbers, PairStore
+from preftune.pairs import PreferencePair
+
+
+class PairTable(Sequence[PreferencePair]):
+    """Pairs on disk, read as they are asked for.
+
+    Args:
+        stores: One for each source.
+        rows: Which pairs, counted through all stores one after another, rising; None for all.
+        probabilities: By row, the probability that chosen is the better, where selection has merged pairs into one.
+    """
+
+    def __init__(
+        self,
+        stores: Sequence[PairStore],
+        rows: Numbers | None = None,
+        probabilities: Mapping[int, float] | None = None,
+    ) -> None:
+        self.stores = stores
+        self.starts = np.cumsum([0, *(len(store) for store in stores)])
+        self.rows = np.arange(self.starts[-1]) if rows is None else rows
+        self.probabilities = dict(probabilities or {})
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, place: int) -> PreferencePair: ...
+    @overload
+    def __getitem__(self, place: slice) -> "PairTable": ...
+    def __getitem__(self, place: int | slice) -> "PreferencePair | PairTable":
+        if isinstance(place, slice):
+            return PairTable(self.stores, self.rows[place], self.probabilities)
+        return next(iter(self[place : place + 1 or None]))
+
+    def __iter__(self) -> Iterator[PreferencePair]:
+        for number, store in enumerate(self.stores):
+            start, end = np.searchsorted(self.rows, self.starts[number : number + 2])
+            rows = self.rows[start:end]
+            for row, pair in zip(rows.tolist(), store.pairs(rows - self.starts[number]), strict=True):
+                if row in self.probabilities:
+                    pair = replace(pair, extras={**pair.extras, "probability": self.probabilities[row]})
+                yield pair
+
+    def only(self, places: Numbers, probabilities: Mapping[int, float] | None = None) -> "PairTable":
+        """Return the pairs at `places`, indices or a mask, in the order of the rows."""
+        return PairTable(self.stores, np.sort(self.rows[places]), {**self.probabilities, **(probabilities or {})})
+
+    def keys(self, name: str) -> Numbers:
+        """Return one of the keys of every pair, of shape `(pairs,)`."""
+        return np.concatenate([store.keys(name) for store in self.stores])[self.rows]
+
+    def numbers(self, name: str) -> Numbers:
+        """Return one of the numbers of every pair, of shape `(pairs,)`; NaN where a pair has none."""
+        return np.concatenate([store.numbers(name) for store in self.stores])[self.rows]
+
+    def extras(self) -> dict[str, Numbers]:
+        """Return the numbers that travel with the pairs, by name, each of shape `(pairs,)`; NaN where there is none."""
+        read = [store.extras() for store in self.stores]
+        names = sorted(
+            {name for extras in read for name in extras} | ({"probability"} if self.probabilities else set())
+        )
+        found = {}
+        for name in names:
+            parts = [
+                extras.get(name, np.full(len(store), np.nan)) for store, extras in zip(self.stores, read, strict=True)
+            ]
+            found[name] = np.concatenate(parts)
+        for row, probability in self.probabilities.items():
+            found["probability"][row] = probability
+        return {name: column[self.rows] for name, column in found.items()}
+
+    def sources(self) -> Numbers:
+        """Return the place of each pair's source among the stores, of shape `(pairs,)`."""
+        return np.searchsorted(self.starts, self.rows, side="right") - 1
+
+    def origin(self, place: int) -> str:
+        """Return where a pair came from."""
+        row = int(self.rows[place])
+        number = int(np.searchsorted(self.starts, row, side="right")) - 1
+        return self.stores[number].origin(row - int(self.starts[number]))

@@ -1,0 +1,69 @@
+"""Work on the pieces of a source, in several processes where there are pieces enough."""
+
+import itertools
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from multiprocessing import connection
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_FEW = 4  # pieces below which starting processes costs more than they save
+
+
+def mapped(work: Callable[[T], R], pieces: Iterable[T], workers: int | None = None) -> Iterator[R]:
+    """Yield `work(piece)` for each piece, in order.
+
+    Args:
+        work: Any callable; forked processes inherit it.
+        pieces: Handed to the processes as they are taken off, a few ahead, so that a long source needs no memory.
+        workers: Processes; None for one a core. With 1, or for a few pieces, all is done in this process.
+    """
+    workers = workers or len(os.sched_getaffinity(0))
+    pieces = iter(pieces)
+    first = list(itertools.islice(pieces, _FEW))
+    pieces = itertools.chain(first, pieces)
+    if workers == 1 or len(first) < _FEW or "fork" not in multiprocessing.get_all_start_methods():
+        yield from map(work, pieces)
+        return
+    # Forked: a spawned process would import transformers first. No worker touches a device.
+    context = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(workers, context, initializer=_start, initargs=(work,)) as pool:
+        waiting: deque[Future[R]] = deque()
+        try:
+            for piece in pieces:
+                waiting.append(pool.submit(_do, piece))
+                if len(waiting) > 2 * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+_work: Callable[..., Any]
+
+
+def _start(work: Callable[..., Any]) -> None:
+    global _work
+    _work = work
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+
+def _do(piece: Any) -> Any:
+    return _work(piece)

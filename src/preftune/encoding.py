@@ -1,0 +1,147 @@
+"""Dialogues to ids, many at once: rendering by the chat template, encoding, and the checks on every pair.
+
+Both answers follow the same prompt. Its text is encoded once, up to the last control token that the template writes
+before the answer: what stands on the two sides of a control token is encoded independently. Each batch holds its
+first pair against an encoding of the whole text.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from preftune.data.rendered import TEMPLATES
+from preftune.models.tokenizer import ChatTokenizer
+from preftune.pairs import Message, PreferencePair
+from preftune.refusals import Refusal
+
+Ids = tuple[list[int], list[int], list[int]]
+Turns = list[Message]
+
+
+def control_tokens(chat: ChatTokenizer) -> list[str]:
+    """Return what must not stand in the text of a row: special tokens, and the markers that the template writes."""
+    special = {token.content for token in chat.tokenizer.added_tokens_decoder.values() if token.special}
+    written = {marker for template in TEMPLATES for marker in template.markers}
+    return sorted(special | {marker for marker in written if marker in str(chat.tokenizer.chat_template)})
+
+
+class Encoder:
+    """Renders and encodes dialogues with one tokenizer."""
+
+    def __init__(self, chat: ChatTokenizer) -> None:
+        self.chat = chat
+        tokenizer = chat.tokenizer
+        self.end = tokenizer.convert_tokens_to_ids(chat.end_of_turn)
+        bos = tokenizer.bos_token_id
+        self.bos = bos if bos is not None and tokenizer("a")["input_ids"][:1] == [bos] else None
+        self.separators = [
+            token.content
+            for token in tokenizer.added_tokens_decoder.values()
+            if token.special and not (token.lstrip or token.single_word or token.normalized)
+        ]
+        self._blank: dict[tuple[int, ...], bool] = {(): True}
+
+    def render(self, dialogues: list[Turns], *, add_generation_prompt: bool) -> list[str]:
+        """Return the texts that the chat template makes of dialogues.
+
+        Raises:
+            Refusal: The template cannot render one of them.
+        """
+        import jinja2
+
+        try:
+            return self.chat.tokenizer.apply_chat_template(  # type: ignore[return-value]
+                dialogues,  # type: ignore[arg-type]
+                add_generation_prompt=add_generation_prompt,
+                tokenize=False,
+            )
+        except jinja2.TemplateError as error:
+            if len(dialogues) > 1:
+                return [self.render([one], add_generation_prompt=add_generation_prompt)[0] for one in dialogues]
+            roles = ", ".join(turn["role"] for turn in dialogues[0])
+            raise Refusal(f"the chat template must render the turns {roles}, got {error}") from error
+
+    def encode(self, texts: list[str]) -> list[list[int]]:
+        """Return the ids of rendered texts, to which nothing is added."""
+        backend = getattr(self.chat.tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            return self.chat.tokenizer(texts, add_special_tokens=False)["input_ids"]  # type: ignore[return-value]
+        backend.no_truncation()
+        backend.no_padding()
+        return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def pairs(self, pairs: Sequence[PreferencePair]) -> Iterator[Ids]:
+        """Yield the ids of each pair's prompt, chosen and rejected answer.
+
+        Raises:
+            Refusal: The prompt's ids are no prefix of prompt and answer, BOS does not stand once at the start, or an
+                answer does not end in the end-of-turn token.
+        """
+        texts = self._texts(pairs)
+        cuts = self._cuts(texts)
+        parts = [
+            part for text, cut in zip(texts, cuts, strict=True) for part in (text[0][:cut], *(t[cut:] for t in text))
+        ]
+        encoded = self.encode(parts)
+        if any(cuts) and [encoded[0] + tail for tail in encoded[1:4]] != self.encode(list(texts[0])):
+            encoded = self.encode([part for text in texts for part in ("", *text)])
+        for place, pair in enumerate(pairs):
+            head, *tails = encoded[4 * place : 4 * place + 4]
+            prompt, chosen, rejected = (head + tail for tail in tails)
+            self._check_bos(prompt)
+            yield prompt, self._answer(pair, prompt, chosen), self._answer(pair, prompt, rejected)
+
+    def _texts(self, pairs: Sequence[PreferencePair]) -> list[tuple[str, str, str]]:
+        def dialogues(answers: list[str]) -> list[Turns]:
+            return [
+                [*pair.prompt, Message(role="assistant", content=answer)]
+                for pair, answer in zip(pairs, answers, strict=True)
+            ]
+
+        prompts = self.render([list(pair.prompt) for pair in pairs], add_generation_prompt=True)
+        answers = [[pair.chosen for pair in pairs], [pair.rejected for pair in pairs]]
+        chosen, rejected = (self.render(dialogues(each), add_generation_prompt=False) for each in answers)
+        return list(zip(prompts, chosen, rejected, strict=True))
+
+    def _cuts(self, texts: list[tuple[str, str, str]]) -> list[int]:
+        """Return where each text begins to be encoded for every answer anew."""
+        written = [token for token in self.separators if token in texts[0][0]]
+        last = max(written, key=texts[0][0].rfind, default=None)
+        if last is None:
+            return [0] * len(texts)
+        cuts = [max(0, prompt.rfind(last)) for prompt, _, _ in texts]
+        return [
+            cut if chosen.startswith(prompt[:cut]) and rejected.startswith(prompt[:cut]) else 0
+            for cut, (prompt, chosen, rejected) in zip(cuts, texts, strict=True)
+        ]
+
+    def _answer(self, pair: PreferencePair, prompt: list[int], ids: list[int]) -> list[int]:
+        if ids[: len(prompt)] != prompt:
+            raise Refusal(
+                f"{pair.origin}: the prompt's tokens must be a prefix of prompt and answer under this chat template, "
+                "but the template renders the prompt alone differently; set model.chat_template to one that does not"
+            )
+        answer = ids[len(prompt) :]
+        if not self._ends(answer):
+            shown = self.chat.tokenizer.decode(answer[-8:])
+            raise Refusal(
+                f"{pair.origin}: an answer must end in {self.chat.end_of_turn} under this chat template, got {shown!r}; "
+                "set model.end_of_turn to the token that ends the assistant's turn"
+            )
+        return answer
+
+    def _ends(self, answer: list[int]) -> bool:
+        if self.end not in answer:
+            return False
+        after = tuple(answer[len(answer) - answer[::-1].index(self.end) :])
+        if after not in self._blank:
+            self._blank[after] = not str(self.chat.tokenizer.decode(list(after))).strip()
+        return self._blank[after]
+
+    def _check_bos(self, ids: list[int]) -> None:
+        if self.bos is None:
+            return
+        leading = next((place for place, token in enumerate(ids) if token != self.bos), len(ids))
+        if leading != 1:
+            raise Refusal(
+                f"a dialogue must begin with exactly one {self.chat.tokenizer.bos_token}, got {leading}; the chat "
+                "template and the tokenizer disagree: set model.chat_template to one that writes it once"
+            )
