@@ -39,7 +39,11 @@ def benchmark_data(asked: argparse.Namespace) -> None:
     """Print rows per second of both sides, then time and memory by size."""
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch)
-        rows = make_rows(place / "rows.jsonl", asked.rows) if not asked.path else Path(asked.path)
+        rows = place / "rows.jsonl"
+        if asked.path:
+            rows.symlink_to(Path(asked.path).resolve())
+        else:
+            make_rows(rows, asked.rows)
         make_tokenizer(place / "tokenizer", rows)
         sides = {
             "preftune": ("ours", CORES),
@@ -107,6 +111,7 @@ def ours(path: str) -> dict[str, float]:
     from preftune.models.source import locate
     from preftune.models.tokenizer import load_tokenizer
     from preftune.tokens import tokenize_splits
+    from preftune.training import preparation  # noqa: F401  what a run has imported before it reads a row
 
     model = ModelSettings.model_validate(
         {
@@ -114,12 +119,24 @@ def ours(path: str) -> dict[str, float]:
             "source": "local",
             "path": str(Path(path).parent / "tokenizer"),
             "dtype": "float32",
+            "quantization": None,
+            "attention": "sdpa",
             "target_modules": "all-linear",
+            "pad_token": None,
+            "end_of_turn": None,
             "start": "instruct",
             "learning_rate": 1e-5,
         }
     )
-    data = DataSettings(name="benchmark", source="files", path=path, dialect="messages", test_size=0.01)
+    data = DataSettings(
+        name="benchmark",
+        source="files",
+        path=path,
+        dialect="messages",
+        test_size=0.01,
+        max_dropped=None,
+        on_bad_row="drop",
+    )
     started = time.perf_counter()
     chat = load_tokenizer(model, locate(model))
     rows, held_out = tokenize_splits(load_pairs(data, control_tokens(chat)), chat, 1024, "drop")
@@ -130,7 +147,8 @@ def stock(path: str, processes: int) -> dict[str, float]:
     """Prepare the rows as TRL's trainer does before it trains."""
     from datasets import load_dataset
     from transformers import AutoTokenizer
-    from trl import DPOConfig, DPOTrainer
+    from trl.trainer.dpo_config import DPOConfig
+    from trl.trainer.dpo_trainer import DPOTrainer
 
     arguments = DPOConfig(max_length=1024, dataset_num_proc=processes, use_cpu=True, report_to="none")
     trainer = DPOTrainer.__new__(DPOTrainer)
@@ -164,7 +182,7 @@ def make_rows(path: Path, count: int) -> Path:
 def make_tokenizer(directory: Path, rows: Path) -> None:
     """Train a byte-level BPE tokenizer of 32,000 entries on the first rows, with a Llama-3 template."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
+    from transformers import LlamaConfig, PreTrainedTokenizerFast
 
     special = ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|end_of_text|>"]
     bpe = Tokenizer(models.BPE())
@@ -180,6 +198,7 @@ def make_tokenizer(directory: Path, rows: Path) -> None:
         "{% endif %}"
     )
     tokenizer.save_pretrained(directory)
+    LlamaConfig().save_pretrained(directory)
 
 
 def say(line: str) -> None:

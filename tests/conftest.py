@@ -1,6 +1,7 @@
 """Small models, tokenizers and data that the tests make themselves."""
 
 import os
+import shutil
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # one process a core: more threads than cores slow each other down
@@ -14,6 +15,13 @@ import pytest
 from tests import stock
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let no run of the tests see what an earlier one kept, but for the toy's model."""
+    if not hasattr(config, "workerinput"):
+        for kept in ("pairs", "tokens"):
+            shutil.rmtree(Path(os.environ["PREFTUNE_CACHE"]) / kept, ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)

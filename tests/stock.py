@@ -1,6 +1,8 @@
 """Models and tokenizers made in-process: real transformers classes, a second to build."""
 
 import json
+import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +12,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from preftune.data.settings import DataSettings
+from preftune.data.store import PairStore, encoded, write_store
+from preftune.data.table import PairTable
 from preftune.models.settings import LowRankSettings, ModelSettings
 from preftune.pairs import PreferencePair
 
@@ -119,6 +123,13 @@ def write_pairs(path: Path, made: list[PreferencePair]) -> Path:
     rows = [{"prompt": list(pair.prompt), "chosen": pair.chosen, "rejected": pair.rejected} for pair in made]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
+
+
+def table(made: Sequence[PreferencePair]) -> PairTable:
+    """Return pairs as a table on disk, in batches of three."""
+    directory = Path(tempfile.mkdtemp())
+    write_store(directory, [encoded(made[start : start + 3]) for start in range(0, len(made), 3)], {})
+    return PairTable([PairStore(directory)])
 
 
 def lora(**changes: object) -> LowRankSettings:

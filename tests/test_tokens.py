@@ -1,6 +1,7 @@
 """A dialogue is rendered once, and what comes out is checked."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import PreTrainedTokenizerFast
@@ -26,8 +27,8 @@ def text(made: ChatTokenizer, ids: list[int]) -> str:
     return str(made.tokenizer.decode(ids))
 
 
-def one(made: ChatTokenizer, pair: PreferencePair = PAIR) -> tokens.TokenRow:
-    return tokens.tokenize([pair], made, max_length=None, overlong="stop").rows[0]
+def one(made: ChatTokenizer, pair: PreferencePair = PAIR) -> dict[str, Any]:
+    return tokens.tokenize(stock.table([pair]), made, max_length=None, overlong="stop").rows[0]
 
 
 def test_the_prompt_opens_the_assistants_turn_and_the_answer_ends_it() -> None:
@@ -86,7 +87,7 @@ def test_a_template_that_refuses_the_roles_is_named() -> None:
 
 
 def test_a_long_pair_is_dropped_and_counted() -> None:
-    made = tokens.tokenize([PAIR, *stock.pairs(1)], CHATML, max_length=30, overlong="drop")
+    made = tokens.tokenize(stock.table([PAIR, *stock.pairs(1)]), CHATML, max_length=30, overlong="drop")
     assert [row["row"] for row in made.rows] == [0]
     assert made.dropped == {"longer than 30 tokens": 1}
 
@@ -94,7 +95,7 @@ def test_a_long_pair_is_dropped_and_counted() -> None:
 def test_a_long_pair_is_cut_and_counted() -> None:
     row = one(CHATML)
     length = len(row["prompt_ids"]) + 3
-    made = tokens.tokenize([PAIR], CHATML, max_length=length, overlong="cut")
+    made = tokens.tokenize(stock.table([PAIR]), CHATML, max_length=length, overlong="cut")
     assert made.rows[0]["chosen_ids"] == row["chosen_ids"][:3]
     assert (made.truncated, made.dropped) == (1, {})
 
@@ -102,18 +103,18 @@ def test_a_long_pair_is_cut_and_counted() -> None:
 def test_a_pair_that_becomes_equal_by_the_cut_is_dropped() -> None:
     pair = PreferencePair(PAIR.prompt, "Good day to you.", "Good day to them.", "made:1")
     length = len(one(CHATML, pair)["prompt_ids"]) + 2
-    made = tokens.tokenize([pair], CHATML, max_length=length, overlong="cut")
+    made = tokens.tokenize(stock.table([pair]), CHATML, max_length=length, overlong="cut")
     assert made.dropped == {"equal after the cut": 1}
 
 
 def test_a_prompt_that_fills_the_length_is_dropped() -> None:
-    made = tokens.tokenize([PAIR], CHATML, max_length=4, overlong="cut")
+    made = tokens.tokenize(stock.table([PAIR]), CHATML, max_length=4, overlong="cut")
     assert made.dropped == {"prompt fills 4 tokens": 1}
 
 
 def test_a_long_pair_stops_the_run_where_asked() -> None:
     with pytest.raises(Refusal, match=r"made:1: prompt and answer must have at most train\.max_length=4 tokens, got"):
-        tokens.tokenize([PAIR], CHATML, max_length=4, overlong="stop")
+        tokens.tokenize(stock.table([PAIR]), CHATML, max_length=4, overlong="stop")
 
 
 def test_a_tokenizer_saved_and_loaded_renders_the_same(chatml_model: Path) -> None:

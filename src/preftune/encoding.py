@@ -63,7 +63,8 @@ class Encoder:
         """Return the ids of rendered texts, to which nothing is added."""
         backend = getattr(self.chat.tokenizer, "backend_tokenizer", None)
         if backend is None:
-            return self.chat.tokenizer(texts, add_special_tokens=False)["input_ids"]  # type: ignore[return-value]
+            ids: list[list[int]] = self.chat.tokenizer(texts, add_special_tokens=False)["input_ids"]
+            return ids
         backend.no_truncation()
         backend.no_padding()
         return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
@@ -123,8 +124,8 @@ class Encoder:
         if not self._ends(answer):
             shown = self.chat.tokenizer.decode(answer[-8:])
             raise Refusal(
-                f"{pair.origin}: an answer must end in {self.chat.end_of_turn} under this chat template, got {shown!r}; "
-                "set model.end_of_turn to the token that ends the assistant's turn"
+                f"{pair.origin}: an answer must end in {self.chat.end_of_turn} under this chat template, got "
+                f"{shown!r}; set model.end_of_turn to the token that ends the assistant's turn"
             )
         return answer
 

@@ -12,7 +12,7 @@ The ids are kept in the cache under a hash of pairs, tokenizer, template and len
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path

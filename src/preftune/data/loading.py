@@ -89,8 +89,11 @@ def _split(settings: DataSettings, split: str, control_tokens: Sequence[str]) ->
     account = SplitLedger(source_name(settings, split), read=0)
     wrong = WrongRows()
     stores = []
-    for source in settings.mix or [settings]:
-        stores.append(_store(source, split if source is settings else source.split, settings, control_tokens))
+    sources: list[tuple[SourceSettings, str, str]] = [(settings, split, "data")]
+    if settings.mix is not None:
+        sources = [(source, source.split, f"data.mix[{place}]") for place, source in enumerate(settings.mix)]
+    for source, its_split, place in sources:
+        stores.append(_store(source, its_split, place, settings, control_tokens))
         _enter(stores[-1], account, wrong)
     share = wrong.rows / account.read
     if settings.max_dropped is not None and share > settings.max_dropped:
@@ -103,16 +106,18 @@ def _split(settings: DataSettings, split: str, control_tokens: Sequence[str]) ->
     return table, account
 
 
-def _store(source: SourceSettings, split: str, settings: DataSettings, control_tokens: Sequence[str]) -> PairStore:
+def _store(
+    source: SourceSettings, split: str, place: str, settings: DataSettings, control_tokens: Sequence[str]
+) -> PairStore:
     name = source_name(source, split)
     policy = settings.control_tokens
     tokens = sorted(control_tokens) if policy != "allow" else []
     how = source.model_dump(include=set(_WHAT_IS_READ))
-    key = key_of(_program(), source_fingerprint(source, split), name, how, settings.on_bad_row, policy, tokens)
+    key = key_of(_program(), source_fingerprint(source, split, place), name, how, settings.on_bad_row, policy, tokens)
     directory = cache_directory("pairs") / key
     read = partial(
         read_into,
-        chunks=source_chunks(source, split),
+        chunks=source_chunks(source, split, place),
         settings=source,
         name=name,
         control=Control(tokens, policy),
@@ -124,7 +129,7 @@ def _store(source: SourceSettings, split: str, settings: DataSettings, control_t
 
 def _enter(store: PairStore, account: SplitLedger, wrong: WrongRows) -> None:
     facts = store.facts
-    found = WrongRows(**{**facts["wrong"], "kinds": _counted(facts["wrong"]["kinds"])})
+    found = WrongRows(**facts["wrong"])
     wrong.join(found)
     account.read += facts["rows"]
     account.escaped += facts["escaped"]

@@ -12,18 +12,18 @@ import pickle
 import re
 import tempfile
 import zlib
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import track
 
 from preftune.data.control import Control
-from preftune.data.layouts import FIRST, Dialect, columns_of, fitting, listed
+from preftune.data.dialects import Dialect
+from preftune.data.layouts import FIRST, columns_of, fitting, listed
 from preftune.data.ranked import RankedAnswers, grouped, pairs_of
 from preftune.data.rows import Chunk, Row, RowError
 from preftune.data.scores import read_extras, required_columns
@@ -44,21 +44,22 @@ class WrongRows:
 
     rows: int = 0
     faults: int = 0
-    kinds: Counter[str] = field(default_factory=Counter)
+    kinds: dict[str, int] = field(default_factory=dict)
     first: list[str] = field(default_factory=list)
 
     def add(self, found: list[str]) -> None:
         """Count one row with its faults, each as `<origin>: <field> must be <condition>, got <value>`."""
         self.rows += 1
         self.faults += len(found)
-        self.kinds[_kind(found[0])] += 1
+        self.kinds[_kind(found[0])] = self.kinds.get(_kind(found[0]), 0) + 1
         self.first = (self.first + found)[:SHOWN]
 
     def join(self, other: "WrongRows") -> None:
         """Count the rows of `other`, which come after these."""
         self.rows += other.rows
         self.faults += other.faults
-        self.kinds += other.kinds
+        for kind, rows in other.kinds.items():
+            self.kinds[kind] = self.kinds.get(kind, 0) + rows
         self.first = (self.first + other.first)[:SHOWN]
 
     def refusal(self, rows: int, remedy: str = "mend or remove them") -> Refusal:
@@ -178,7 +179,7 @@ def read_into(
             rows=total.rows,
             unpaired=total.unpaired,
             escaped=total.escaped,
-            wrong=total.wrong.__dict__,
+            wrong=asdict(total.wrong),
         )
 
     write_store(directory, batches(), facts)
@@ -217,7 +218,7 @@ def _paired(spool: "_Spool", reader: Reader, total: Piece) -> Iterator[Batches]:
 class _Spool:
     """Single answers on disk, so that those to one prompt can be had together."""
 
-    def __enter__(self) -> "_Spool":
+    def __enter__(self) -> Self:
         self._open = ExitStack()
         self._files: list[Any] = []
         return self

@@ -233,4 +233,5 @@ def _mixed(words: Numbers) -> Numbers:
     """Scatter 64-bit words over all of their range: the finaliser of SplitMix64, Steele et al. 2014."""
     words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return words ^ (words >> np.uint64(31))
+    scattered: Numbers = words ^ (words >> np.uint64(31))
+    return scattered

@@ -65,7 +65,7 @@ class PairLogps:
         """Return one record of all pairs of `records`, which must all carry lengths or none, and the same extras."""
         columns = zip(*(record._tensors() for record in records), strict=True)
         extras = {name: torch.cat([record.extras[name] for record in records]) for name in records[0].extras}
-        return PairLogps(*(None if c[0] is None else torch.cat(c) for c in columns), extras=extras)  # type: ignore[arg-type]
+        return PairLogps(*(None if c[0] is None else torch.cat(c) for c in columns), extras=extras)  # type: ignore
 
     def _tensors(self) -> tuple[Tensor | None, ...]:
         return (

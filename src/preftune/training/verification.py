@@ -1,7 +1,7 @@
 """The checks at run time: the first batch against the from-scratch reference, the first step against its start."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import Tensor
@@ -66,7 +66,10 @@ def scratch_logps(policy: Forward, reference: Forward, batch: dict[str, Tensor])
         for side, forward in zip(sums, (policy, reference), strict=True):
             side.append(scratch.completion_logps(forward(one), one, answer))
     lengths = batch["completion_mask"][:, 1:].sum(dim=1)
-    return PairLogps(*torch.cat(sums[0]).chunk(2), *torch.cat(sums[1]).chunk(2), *lengths.chunk(2))
+    (policy_chosen, policy_rejected), (reference_chosen, reference_rejected) = (
+        torch.cat(side).chunk(2) for side in sums
+    )
+    return PairLogps(policy_chosen, policy_rejected, reference_chosen, reference_rejected, *lengths.chunk(2))
 
 
 def compare(
