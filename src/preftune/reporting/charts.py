@@ -7,8 +7,8 @@ from typing import NamedTuple
 from preftune.reporting.page import safe
 
 _WIDTH, _HEIGHT = 360, 168
-_LEFT, _RIGHT, _TOP, _BOTTOM = 38, 352, 22, 130
-_TICKS = 5
+_LEFT, _RIGHT, _TOP, _BOTTOM = 38, 340, 22, 130
+_TICKS = 6
 
 
 class Bin(NamedTuple):
@@ -42,7 +42,7 @@ def histogram(bins: Sequence[Bin], colour: str, unit: str, mark: tuple[float, st
     tallest = max(one.height for one in bins)
 
     def across(value: float) -> float:
-        share = (value / 2 - least / 2) / (most / 2 - least / 2)  # the whole difference may be infinite
+        share = (value / 2 - least / 2) / (most / 2 - least / 2 or 1.0)  # the whole difference may be infinite
         return _LEFT + (_RIGHT - _LEFT) * share
 
     def up(count: float) -> float:
@@ -78,6 +78,8 @@ def _mark(place: float, text: str) -> str:
 
 def ticks(least: float, most: float, count: int) -> list[float]:
     """Return round numbers from `least` to `most`, at most `count` + 1, 1, 2 or 5 times a power of ten apart."""
+    if most <= least:
+        return [least]
     rough = max((most / 2 - least / 2) / count * 2, 1e-300)
     power = 10.0 ** math.floor(math.log10(rough)) if math.isfinite(rough) else math.inf
     if not math.isfinite(power * 10):
@@ -105,7 +107,8 @@ def track(parts: Iterable[Part], style: str = "") -> str:
 def legend(parts: Iterable[Part]) -> str:
     """Name the colours of a bar with their shares."""
     items = "".join(
-        f'<li><i class="{part.colour}"></i>{safe(part.name)} <b>{100 * part.share:.0f} %</b></li>' for part in parts
+        f'<li><i class="{part.colour}"></i>{safe(part.name)} <b>{100 * part.share:.0f}\u00a0%</b></li>'
+        for part in parts
     )
     return f'<ul class="legend">{items}</ul>'
 

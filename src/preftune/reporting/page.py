@@ -40,7 +40,7 @@ p { margin: 4px 0 12px; max-width: 76ch; }
 .warnings { margin: 20px 0 0; padding: 0; list-style: none; display: grid; gap: 8px; }
 .warnings li { background: var(--warn-tint); border-left: 4px solid var(--dropped); padding: 8px 12px;
   border-radius: 4px; overflow-wrap: anywhere; }
-table { border-collapse: collapse; width: 100%; }
+table { border-collapse: collapse; width: 100%; max-width: 720px; }
 th, td { text-align: left; font-weight: normal; padding: 4px 0; vertical-align: middle; overflow-wrap: anywhere; }
 th { padding-right: 12px; }
 .bars th { width: 36%; }
