@@ -49,7 +49,7 @@ def histogram(bins: Sequence[Bin], colour: str, unit: str, mark: tuple[float, st
         return _BOTTOM - (_BOTTOM - _TOP) * count / tallest
 
     parts = []
-    for count in ticks(0, tallest, 3):
+    for count in ticks(0, tallest, 4):
         parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_RIGHT}" y1="{up(count):.1f}" y2="{up(count):.1f}"/>')
         parts.append(f'<text x="{_LEFT - 6}" y="{up(count) + 4:.1f}" text-anchor="end">{count:,.0f}</text>')
     for one in bins:

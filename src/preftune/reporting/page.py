@@ -55,7 +55,7 @@ tr.total th, tr.total .number { font-weight: 600; }
 .legend b { font-weight: 600; font-variant-numeric: tabular-nums; }
 .chosen { background: var(--chosen); } .rejected { background: var(--rejected); } .plain { background: var(--plain); }
 .dropped { background: var(--dropped); } .faint { background: var(--faint); }
-svg { display: block; width: 100%; height: auto; max-width: 560px; }
+svg { display: block; width: 100%; height: auto; max-width: 420px; }
 svg text { font: 11px system-ui, sans-serif; fill: var(--quiet); font-variant-numeric: tabular-nums; }
 svg .axis { stroke: var(--plain); } svg .grid { stroke: var(--rule); }
 svg .mark { stroke: var(--ink); stroke-dasharray: 3 3; } svg text.mark { stroke: none; fill: var(--ink); }
