@@ -1,40 +1,45 @@
-"""Look at the pairs of a run before it is trained: takes what `recipes.run` takes, and writes no file."""
+"""Look at the pairs of a run before it is trained: takes what `recipes.run` takes, and writes one page."""
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import hydra
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from preftune import command_line, config
 from preftune.runs import environment
 from preftune.runs.exits import exits
+from preftune.runs.opening import identify
 
 CHOICES = Path(__file__).resolve().parent.parent / "conf"
 
 
-def look(run: config.Config) -> None:
-    """Read, select and tokenise as the run would, and print what came out. No weights are loaded."""
+def look(run: config.Config, resolved: dict[str, Any]) -> None:
+    """Read, select and tokenise as the run would; print what came out, and write its page. No weights are loaded."""
+    path, _ = identify(resolved)
     environment.settle()
     from preftune.data.loading import load_pairs
     from preftune.models.source import locate
     from preftune.models.tokenizer import load_tokenizer
     from preftune.reporting.pairs import report_pairs
+    from preftune.reporting.pairs_page import write_page
     from preftune.reporting.pairs_terminal import print_pairs
     from preftune.tokens import tokenize_splits
 
     chat = load_tokenizer(run.model, locate(run.model))
     pairs = load_pairs(run.data)
     rows, _ = tokenize_splits(pairs, chat, run.train.max_length, run.data.overlong)
-    batch = run.train.micro_batch
-    print_pairs(report_pairs(pairs, rows, chat, batch=batch, max_length=run.train.max_length, seed=run.seed))
+    train = run.train
+    report = report_pairs(pairs, rows, chat, batch=train.micro_batch, max_length=train.max_length, seed=run.seed)
+    print_pairs(report, write_page(report, path.resolve().name))
 
 
 @hydra.main(version_base="1.3", config_path=str(CHOICES), config_name="run")
 def main(choices: DictConfig) -> None:
     """Look at one run's pairs."""
     with exits():
-        look(config.load(choices))
+        look(config.load(choices), OmegaConf.to_container(choices, resolve=True))  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

@@ -36,14 +36,14 @@ def train(run: config.Config, directory: RunDirectory, tracker: Tracker) -> None
     """Prepare, train, report. What is heavy is imported here, after the choices were checked."""
     from preftune.evaluating.answers import measure_answers
     from preftune.models.policy import save_policy
-    from preftune.reporting import plan, summary, terminal
+    from preftune.reporting import pairs, plan, summary, terminal
     from preftune.training.preparation import prepare
     from preftune.training.trainer import build_trainer
 
     seconds = Stages()
     with seconds("data"):
         prepared = prepare(run.model, run.data, run.adapter, run.train, run.seed)
-    directory.write_inputs(prepared.manifest(), prepared.pairs.ledger.to_json())
+        directory.write_inputs(prepared.manifest(), pairs.report_run(prepared, run.train, run.seed))
     places = [("results", str(directory.path)), ("tracked", tracker.describe())]
     terminal.print_plan(plan.plan_lines(prepared, run.model, run.loss, run.reference, run.engine) + places)
     if run.dry_run:

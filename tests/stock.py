@@ -5,17 +5,30 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from preftune.data.ledger import Ledger, SplitLedger
 from preftune.data.settings import DataSettings
 from preftune.data.store import PairStore, encoded, write_store
 from preftune.data.table import PairTable
 from preftune.models.settings import LowRankSettings, ModelSettings
 from preftune.pairs import PreferencePair
+from preftune.reporting.pair_report import (
+    BINS,
+    Answer,
+    Example,
+    LengthBias,
+    Lengths,
+    LongPair,
+    PairReport,
+    Quartile,
+    Shares,
+)
 
 TEXT = [
     "The quick brown fox jumps over the lazy dog and asks a question about the weather.",
@@ -157,6 +170,28 @@ def pairs(count: int) -> list[PreferencePair]:
         )
         for place in range(count)
     ]
+
+
+def pair_report(**changes: Any) -> PairReport:
+    """Return a report of three pairs, each of 4 tokens of prompt and answers of 2 and 1, with `changes`."""
+    hello, bye = Answer("hello", "<|im_end|>\n"), Answer("bye", "")
+    fields: dict[str, Any] = {
+        "ledger": Ledger(SplitLedger("x.jsonl", 5, {"held out": 2}, truncated=1), SplitLedger("x.jsonl", 2)).to_json(),
+        "prompt": Lengths(4, 4, 4, 4, (3, *[0] * (BINS - 1))),
+        "chosen": Lengths(2, 2, 2, 2, (3, *[0] * (BINS - 1))),
+        "rejected": Lengths(1, 1, 1, 1, (3, *[0] * (BINS - 1))),
+        "length_bias": LengthBias(3, 0, 0, 1.0, (Quartile(1, 1, 3, 3),)),
+        "scores": None,
+        "shares": Shares(loss=3 / 11, second_prompt=4 / 11, padding=0.5, batch=2),
+        "duplicates": 0,
+        "overlap": 0,
+        "sources": {"x.jsonl": 3},
+        "extras": {},
+        "longest": (LongPair("x.jsonl:1", 6),),
+        "examples": (Example("x.jsonl:1", "ask", hello, bye),),
+        "warnings": (),
+    }
+    return PairReport(**fields | changes)
 
 
 def response(status: int) -> httpx.Response:

@@ -77,6 +77,8 @@ def test_a_run_leaves_what_the_design_lists(execute: Execute, capsys: pytest.Cap
     assert left == {
         "adapter",
         "config.yaml",
+        "data.html",
+        "data.json",
         "ledger.json",
         "manifest.json",
         "metrics.jsonl",
@@ -98,6 +100,8 @@ def test_a_run_leaves_what_the_design_lists(execute: Execute, capsys: pytest.Cap
     assert read(directory / "status.json")["state"] == "complete"
     assert read(directory / "status.json")["step"] == 3
     assert read(directory / "ledger.json")["train"]["kept"] == 48
+    assert read(directory / "data.json")["ledger"] == read(directory / "ledger.json")
+    assert f"<h1>{directory.name}</h1>" in (directory / "data.html").read_text(encoding="utf-8")
     manifest = read(directory / "manifest.json")
     assert manifest["identity"].startswith(directory.name.rpartition("-")[2])
     assert {"versions", "model", "template", "data"} <= manifest.keys()

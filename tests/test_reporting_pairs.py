@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from rich import console as rich_console
 
 from preftune import command_line, config
@@ -22,17 +23,8 @@ from preftune.pairs import PreferencePair
 from preftune.refusals import Refusal
 from preftune.reporting import pairs_terminal
 from preftune.reporting.inert import inert
-from preftune.reporting.pairs import (
-    BINS,
-    LengthBias,
-    PairReport,
-    Shares,
-    length_bias,
-    lengths,
-    quantile,
-    report_pairs,
-    shares,
-)
+from preftune.reporting.pair_report import BINS, LengthBias, PairReport, Quartile, Shares
+from preftune.reporting.pairs import length_bias, lengths, quantile, report_pairs, score_histogram, shares
 from preftune.tokens import TokenRow, tokenize
 from recipes import pairs as recipe
 from tests import stock
@@ -47,7 +39,9 @@ def row(prompt: int, chosen: int, rejected: int) -> TokenRow:
 
 def report_of(pairs: list[PreferencePair], held_out: int = 50, **choices: Any) -> PairReport:
     """Report on `pairs` as a run would that holds out `held_out` more."""
-    train = SplitLedger("made", read=len(pairs) + held_out, dropped={"held out": held_out})
+    before = choices.pop("dropped", {})
+    read = len(pairs) + held_out + sum(before.values())
+    train = SplitLedger("made", read=read, dropped={**before, "held out": held_out})
     train.top_k = choices.pop("cut", None)
     rows = tokenize(pairs, CHATML, max_length=choices.get("max_length"), overlong=choices.pop("overlong", "stop"))
     train.dropped |= rows.dropped
@@ -59,7 +53,7 @@ def report_of(pairs: list[PreferencePair], held_out: int = 50, **choices: Any) -
 def printed(monkeypatch: pytest.MonkeyPatch, report: PairReport, **console: Any) -> str:
     made = rich_console.Console(width=80, record=True, file=io.StringIO(), highlight=False, **console)
     monkeypatch.setattr(pairs_terminal, "Console", lambda **_: made)
-    pairs_terminal.print_pairs(report)
+    pairs_terminal.print_pairs(report, Path("pairs/x.html"))
     return made.export_text(styles=console.get("force_terminal", False))
 
 
@@ -84,9 +78,23 @@ def test_the_histogram_shows_one_pair_among_many() -> None:
 
 def test_length_bias_leaves_answers_of_one_length_aside() -> None:
     found = length_bias([row(1, 5, 2), row(1, 4, 3), row(1, 3, 4), row(1, 2, 2)])
-    assert found == LengthBias(longer=2, shorter=1, equal=1, median_difference=0.5)
+    # The differences are +3, +1, -1 and 0: three that differ, in parts of 0, 1, 1 and 1.
+    parts = (Quartile(1, 1, longer=1, pairs=1), Quartile(1, 1, longer=0, pairs=1), Quartile(3, 3, longer=1, pairs=1))
+    assert found == LengthBias(longer=2, shorter=1, equal=1, median_difference=0.5, quartiles=parts)
     assert found.share == pytest.approx(2 / 3)
     assert length_bias([row(1, 2, 2)]).share == 0.5
+
+
+def test_the_bias_of_a_quartile_is_that_of_pairs_that_differ_about_as_much() -> None:
+    # Shorter by 1 and 2, longer by 3 to 8.
+    found = length_bias([row(1, 10 + by, 10) for by in (-1, 8, 3, -2, 4, 7, 5, 6)])
+    assert found.quartiles == (Quartile(1, 2, 0, 2), Quartile(3, 4, 2, 2), Quartile(5, 6, 2, 2), Quartile(7, 8, 2, 2))
+
+
+def test_a_histogram_of_scores_takes_any_finite_numbers() -> None:
+    assert score_histogram([0.0, 0.0, 1.0, 32.0]) == (2, 1, *[0] * (BINS - 3), 1)
+    assert score_histogram([2.5, 2.5]) == (2, *[0] * (BINS - 1))
+    assert score_histogram([-1.7e308, 0.0, 1.7e308]) == (1, *[0] * 15, 1, *[0] * 14, 1)
 
 
 def test_shares_count_the_prompt_twice_and_pad_both_answers_to_one_length() -> None:
@@ -169,6 +177,56 @@ def test_a_top_k_that_drops_nothing_has_no_cut() -> None:
     assert account.top_k is None
 
 
+def with_extras(*extras: dict[str, float]) -> list[PreferencePair]:
+    return [
+        PreferencePair(one.prompt, one.chosen, one.rejected, one.origin, given)
+        for one, given in zip(balanced(len(extras)), extras, strict=True)
+    ]
+
+
+def test_a_score_of_0_is_counted_and_warned_of() -> None:
+    found = report_of(with_extras({"score": 0.0}, {"score": 1.0}, {"score": -0.0}, {"score": -1.0}))
+    assert found.scores
+    assert found.scores.zero == 2
+    assert found.warnings == (
+        "2 of 4 train pairs have a score of 0: neither answer was found better, yet one is trained as preferred; "
+        "data.ties=drop leaves them out",
+    )
+
+
+def test_numbers_that_travel_with_pairs_are_named() -> None:
+    found = report_of(with_extras({"score": 1.0, "weight": 2.0}, {"probability": 0.5}, {"weight": 1.0}, {}))
+    assert found.extras == {"weight": 2, "probability": 1}
+    assert found.warnings == (
+        "2 of 4 train pairs carry a weight: only a loss that reads it is moved by it, and one that does not trains "
+        "every pair alike",
+        "1 of 4 train pairs carry a probability: only a loss that reads it is moved by it, and one that does not "
+        "trains every pair alike",
+    )
+
+
+def test_prompts_shared_with_the_held_out_split_and_duplicates_are_counted() -> None:
+    found = report_of(balanced(), dropped={"duplicate": 3, "prompt in the held-out split": 31})
+    assert (found.duplicates, found.overlap) == (3, 31)
+    assert found.warnings == (
+        "the held-out split shares prompts with train: the 31 train pairs that hold them were dropped",
+    )
+
+
+def test_many_wrong_rows_are_warned_of_and_few_are_not() -> None:
+    # Read are 4 kept, 50 held out and the wrong: 6 of 60 is a tenth, 7 of 61 is more.
+    assert report_of(balanced(), dropped={"wrong: chosen must not be empty": 6}).warnings == ()
+    assert report_of(balanced(), dropped={"wrong: a must be b": 3, "wrong: c must be d": 4}).warnings == (
+        "7 of 61 train rows were wrong and dropped: see whether the dialect fits",
+    )
+
+
+def test_pairs_are_counted_by_source_the_most_frequent_first() -> None:
+    origins = ("b.json:1", "C:a.json:7", "C:a.json:8", "odd")
+    made = [PreferencePair(p.prompt, p.chosen, p.rejected, o) for p, o in zip(balanced(), origins, strict=True)]
+    assert list(report_of(made).sources.items()) == [("C:a.json", 2), ("b.json", 1), ("odd", 1)]
+
+
 def test_the_longest_pairs_are_named_by_origin() -> None:
     long = PreferencePair(({"role": "user", "content": "a"},), "b " * 90, "c", "x:9")
     found = report_of([*balanced(8), long]).longest
@@ -186,7 +244,10 @@ def test_decoded_pairs_hold_every_token_and_know_where_the_answer_ends() -> None
 
 def test_a_report_is_json() -> None:
     found = json.loads(json.dumps(report_of(balanced(score=1.0)).to_json()))
-    assert found["length_bias"] == {"longer": 2, "shorter": 2, "equal": 0, "median_difference": 0.0}
+    bias = found["length_bias"]
+    assert (bias["longer"], bias["shorter"], bias["equal"], bias["median_difference"]) == (2, 2, 0, 0.0)
+    assert len(bias["quartiles"]) == 4
+    assert found["scores"]["zero"] == 0
     assert found["ledger"]["train"]["kept"] == 4
 
 
@@ -232,7 +293,7 @@ def test_inert_text_keeps_lines_and_can_be_encoded() -> None:
     assert inert("a\nb\tc\r\ud800é") == "a\nb\tc\ufffd\ufffdé"
 
 
-def test_the_command_looks_at_a_run_and_writes_nothing(
+def test_the_command_looks_at_a_run_and_writes_its_page(
     chatml_model: Path,
     pair_file: Path,
     tmp_path: Path,
@@ -245,14 +306,16 @@ def test_the_command_looks_at_a_run_and_writes_nothing(
         choices = compose("run", ["model=local", "data=jsonl", *local])
     (chatml_model / "model.safetensors").rename(tmp_path / "weights")
     try:
-        recipe.look(config.load(choices))
+        recipe.look(config.load(choices), OmegaConf.to_container(choices, resolve=True))  # type: ignore[arg-type]
     finally:
         (tmp_path / "weights").rename(chatml_model / "model.safetensors")
     text = capsys.readouterr().out
     assert re.search(r"│ read +│ +22 │ +2 │", text)
     assert "batches of 8 pairs" in text
     assert "warning: the held-out split holds fewer than 50 pairs, 2:" in text
-    assert not list(tmp_path.iterdir())
+    (page,) = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert re.fullmatch(r"pairs/local-jsonl-sigmoid-[0-9a-f]{8}\.html", str(page.relative_to(tmp_path)))
+    assert text.endswith(f"page: {page.relative_to(tmp_path)}\n")
 
 
 def test_a_terminal_that_is_not_utf_8_gets_bars_it_can_print(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,14 +323,14 @@ def test_a_terminal_that_is_not_utf_8_gets_bars_it_can_print(monkeypatch: pytest
     stream = io.TextIOWrapper(raw, encoding="ascii")
     made = rich_console.Console(width=80, file=stream)
     monkeypatch.setattr(pairs_terminal, "Console", lambda **_: made)
-    pairs_terminal.print_pairs(report_of(balanced()))
+    pairs_terminal.print_pairs(report_of(balanced()), Path("pairs/x.html"))
     stream.flush()
     text = raw.getvalue().decode()
     assert "[[one two three{{<|im_end|>?}}]]" in text
     assert re.search(r"\| chosen .*@ +@ \|", text)
 
 
-def test_the_command_line_leaves_no_file_and_refuses_a_sweep(pair_file: Path, tmp_path: Path) -> None:
+def test_the_command_line_leaves_one_page_and_refuses_a_sweep(pair_file: Path, tmp_path: Path) -> None:
     with pytest.raises(Refusal, match="-m must be left out, since this program looks at one run at a time"):
         command_line.checked(["-m", "seed=1,2"], CONF, sweeps=False)
     done = subprocess.run(
@@ -281,4 +344,4 @@ def test_the_command_line_leaves_no_file_and_refuses_a_sweep(pair_file: Path, tm
     )
     assert done.returncode == 0, done.stderr
     assert "what became of every row" in done.stdout
-    assert not list(tmp_path.iterdir())
+    assert [path.suffix for path in tmp_path.rglob("*") if path.is_file()] == [".html"]

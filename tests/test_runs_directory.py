@@ -11,6 +11,7 @@ import yaml
 
 from preftune.refusals import Refusal
 from preftune.runs.directory import RunDirectory
+from tests import stock
 
 IDENTITY = "1" * 64
 OTHER = "2" * 64
@@ -42,7 +43,7 @@ def test_a_run_leaves_the_files_of_the_contract(tmp_path: Path) -> None:
     with RunDirectory.open(tmp_path / "runs" / "a", IDENTITY) as directory:
         directory.start(CONFIGURATION, {"model": {"id": "x", "revision": "main", "commit": None}})
         with directory.running():
-            directory.write_inputs({"data_fingerprint": "f", "template_hash": "t"}, {"train": {"read": 8, "kept": 7}})
+            directory.write_inputs({"data_fingerprint": "f", "template_hash": "t"}, stock.pair_report())
             directory.log({"loss": 0.6931}, step=1)
             directory.log({"loss": 0.5, "eval_loss": 0.6}, step=2)
             directory.progress(2, 2)
@@ -50,6 +51,8 @@ def test_a_run_leaves_the_files_of_the_contract(tmp_path: Path) -> None:
     path = directory.path
     assert sorted(entry.name for entry in path.iterdir() if entry.name != ".lock") == [
         "config.yaml",
+        "data.html",
+        "data.json",
         "ledger.json",
         "manifest.json",
         "metrics.jsonl",

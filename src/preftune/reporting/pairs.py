@@ -3,137 +3,45 @@
 All but the ledger is of the pairs that are trained on, in the form in which they are: after selection and the cut.
 """
 
+import itertools
 import math
 import random
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from preftune.data.ledger import TopKCut
+from preftune.data.ledger import Ledger, TopKCut
 from preftune.data.loading import PreparedPairs
 from preftune.models.tokenizer import ChatTokenizer
 from preftune.pairs import PreferencePair
+from preftune.reporting import pair_warnings
+from preftune.reporting.pair_report import (
+    BINS,
+    Answer,
+    Example,
+    LengthBias,
+    Lengths,
+    LongPair,
+    PairReport,
+    Quartile,
+    Scores,
+    Shares,
+)
 from preftune.tokens import TokenizedPairs, TokenRow
 
-BINS = 32
+if TYPE_CHECKING:  # to look at pairs needs no model, and so none of what loads one
+    from preftune.training.preparation import Prepared
+    from preftune.training.settings import TrainSettings
+
 LONGEST = 5
-EXAMPLES = 3
-# Share of preferred answers that are the longer one (or the shorter one) above which the label follows the length.
-LENGTH_BIAS = 0.65
-# Held-out pairs below which their accuracy says little.
-FEW_HELD_OUT = 50
-# Share of train pairs dropped for their length above which what is left is another set of pairs.
-MANY_DROPPED = 0.1
+EXAMPLES = 10
 
 
-@dataclass(frozen=True, slots=True)
-class Lengths:
-    """Lengths in tokens; `histogram` counts pairs in `BINS` bins of equal width from `least` to `most`."""
-
-    least: int
-    median: int
-    p95: int
-    most: int
-    histogram: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class LengthBias:
-    """How the length of an answer goes with its label.
-
-    Attributes:
-        longer: Pairs whose preferred answer is the longer one.
-        shorter: Pairs whose preferred answer is the shorter one.
-        equal: Pairs whose answers are equally long.
-        median_difference: Tokens by which the preferred answer is longer, median over all pairs.
-    """
-
-    longer: int
-    shorter: int
-    equal: int
-    median_difference: float
-
-    @property
-    def share(self) -> float:
-        """Share of `longer` among the pairs whose answers differ in length; one half where none does."""
-        different = self.longer + self.shorter
-        return self.longer / different if different else 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class Scores:
-    """Strength of the preference, in the units of `data.score`, and where `data.top_k` cut."""
-
-    least: float
-    p25: float
-    median: float
-    p75: float
-    most: float
-    cut: TopKCut | None
-
-
-@dataclass(frozen=True, slots=True)
-class Shares:
-    """Shares of the tokens that a trainer handles which gives each answer a copy of the prompt.
-
-    Attributes:
-        loss: Of those tokens, the ones that carry loss: the answers.
-        second_prompt: Of those tokens, the prompt's second copy.
-        padding: Of all places in batches of `batch` pairs in a random order, those that hold no token.
-        batch: Pairs at once, each of which is two sequences padded to the longest in the batch.
-    """
-
-    loss: float
-    second_prompt: float
-    padding: float
-    batch: int
-
-
-@dataclass(frozen=True, slots=True)
-class LongPair:
-    """A pair by its origin, with the tokens of its prompt and longer answer together."""
-
-    origin: str
-    tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """The decoded tokens of an answer: its text, and its end token with what follows, empty where that was cut."""
-
-    text: str
-    end: str
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """A pair decoded from its ids, special tokens included."""
-
-    origin: str
-    prompt: str
-    chosen: Answer
-    rejected: Answer
-
-
-@dataclass(frozen=True, slots=True)
-class PairReport:
-    """What the pairs of a run look like; `ledger` is that of `ledger.json`."""
-
-    ledger: Mapping[str, Any]
-    prompt: Lengths
-    chosen: Lengths
-    rejected: Lengths
-    length_bias: LengthBias
-    scores: Scores | None
-    shares: Shares
-    longest: tuple[LongPair, ...]
-    examples: tuple[Example, ...]
-    warnings: tuple[str, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields by name."""
-        return asdict(self)
+def report_run(prepared: "Prepared", train: "TrainSettings", seed: int) -> PairReport:
+    """Look at the pairs of a run that stands ready."""
+    pairs, rows, chat = prepared.pairs, prepared.rows, prepared.chat
+    return report_pairs(pairs, rows, chat, batch=train.micro_batch, max_length=train.max_length, seed=seed)
 
 
 def report_pairs(
@@ -149,23 +57,33 @@ def report_pairs(
         max_length: Longest prompt and answer together, in tokens.
         seed: Of the random order and the choice of examples.
     """
+    ledger, kept = pairs.ledger, len(rows.rows)
+    trained = [pairs.train[row["row"]] for row in rows.rows]
     bias = length_bias(rows.rows)
-    scores = _scores([pairs.train[row["row"]] for row in rows.rows], pairs.ledger.train.top_k)
+    scores = _scores(trained, ledger.train.top_k)
+    overlap = ledger.train.dropped.get("prompt in the held-out split", 0)
+    extras = _extras(trained)
     return PairReport(
-        ledger=pairs.ledger.to_json(),
+        ledger=ledger.to_json(),
         prompt=lengths([len(row["prompt_ids"]) for row in rows.rows]),
         chosen=lengths([len(row["chosen_ids"]) for row in rows.rows]),
         rejected=lengths([len(row["rejected_ids"]) for row in rows.rows]),
         length_bias=bias,
         scores=scores,
         shares=shares(rows.rows, batch, seed),
+        duplicates=_duplicates(ledger),
+        overlap=overlap,
+        sources=_sources(trained),
+        extras=extras,
         longest=_longest(rows),
         examples=_examples(rows, chat, seed),
         warnings=(
-            *_bias_warnings(bias),
-            *_cut_warnings(pairs.ledger.train.top_k),
-            *_length_warnings(pairs, rows, max_length),
-            *_held_out_warnings(pairs.ledger.held_out.kept),
+            *pair_warnings.length_warnings(bias),
+            *pair_warnings.score_warnings(scores, kept),
+            *pair_warnings.row_warnings(ledger, overlap),
+            *pair_warnings.token_warnings(ledger, sum(rows.dropped.values()), max_length),
+            *pair_warnings.held_out_warnings(ledger.held_out.kept),
+            *pair_warnings.extra_warnings(extras, kept),
         ),
     )
 
@@ -190,7 +108,15 @@ def length_bias(rows: Sequence[TokenRow]) -> LengthBias:
     differences = [len(row["chosen_ids"]) - len(row["rejected_ids"]) for row in rows]
     longer = sum(difference > 0 for difference in differences)
     equal = differences.count(0)
-    return LengthBias(longer, len(rows) - longer - equal, equal, float(statistics.median(differences)))
+    shorter = len(rows) - longer - equal
+    return LengthBias(longer, shorter, equal, float(statistics.median(differences)), _quartiles(differences))
+
+
+def _quartiles(differences: Sequence[int]) -> tuple[Quartile, ...]:
+    order = sorted((difference for difference in differences if difference), key=abs)
+    bounds = [len(order) * part // 4 for part in range(5)]
+    parts = [order[start:stop] for start, stop in itertools.pairwise(bounds) if start < stop]
+    return tuple(Quartile(abs(part[0]), abs(part[-1]), sum(one > 0 for one in part), len(part)) for part in parts)
 
 
 def shares(rows: Sequence[TokenRow], batch: int, seed: int) -> Shares:
@@ -214,7 +140,29 @@ def _scores(pairs: Sequence[PreferencePair], cut: TopKCut | None) -> Scores | No
     if not found:
         return None
     p25, median, p75 = (quantile(found, share) for share in (0.25, 0.5, 0.75))
-    return Scores(min(found), p25, median, p75, max(found), cut)
+    return Scores(min(found), p25, median, p75, max(found), found.count(0.0), score_histogram(found), cut)
+
+
+def score_histogram(scores: Sequence[float]) -> tuple[int, ...]:
+    """Return how many of `scores` fall into each of `BINS` bins of equal width, from the lowest to the highest."""
+    histogram = [0] * BINS
+    least, half = min(scores) / 2, max(scores) / 2 - min(scores) / 2  # the whole difference may be infinite
+    for score in scores:
+        histogram[min(BINS - 1, int((score / 2 - least) / (half or 1.0) * BINS))] += 1
+    return tuple(histogram)
+
+
+def _duplicates(ledger: Ledger) -> int:
+    return sum(rows for reason, rows in ledger.train.dropped.items() if "duplicate" in reason)
+
+
+def _sources(pairs: Sequence[PreferencePair]) -> dict[str, int]:
+    """Return pairs by source: their origin without the row."""
+    return dict(Counter(pair.origin.rpartition(":")[0] or pair.origin for pair in pairs).most_common())
+
+
+def _extras(pairs: Sequence[PreferencePair]) -> dict[str, int]:
+    return dict(Counter(name for pair in pairs for name in pair.extras if not name.startswith("score")))
 
 
 def _longest(rows: TokenizedPairs) -> tuple[LongPair, ...]:
@@ -239,44 +187,3 @@ def _answer(ids: list[int], chat: ChatTokenizer) -> Answer:
     end = chat.tokenizer.convert_tokens_to_ids(chat.end_of_turn)
     place = len(ids) - 1 - ids[::-1].index(end) if end in ids else len(ids)
     return Answer(str(chat.tokenizer.decode(ids[:place])), str(chat.tokenizer.decode(ids[place:])))
-
-
-def _bias_warnings(bias: LengthBias) -> Iterator[str]:
-    for share, word in ((bias.share, "longer"), (1 - bias.share, "shorter")):
-        if share > LENGTH_BIAS:
-            yield (
-                f"{100 * share:.0f} % of preferred answers are the {word} one, of {bias.longer + bias.shorter:,} pairs "
-                "whose answers differ in length: the policy may learn the length"
-            )
-
-
-def _cut_warnings(cut: TopKCut | None) -> Iterator[str]:
-    if cut and cut.dropped:
-        yield (
-            f"{cut.kept + cut.dropped:,} pairs tie at the cut of top_k, at a score of {cut.score:g}: {cut.kept:,} of "
-            "them were kept, by content hash"
-        )
-
-
-def _length_warnings(pairs: PreparedPairs, rows: TokenizedPairs, max_length: int | None) -> Iterator[str]:
-    ledger = pairs.ledger
-    dropped = sum(rows.dropped.values())
-    if dropped > MANY_DROPPED * len(rows.origins):
-        yield (
-            f"{dropped:,} of {len(rows.origins):,} train pairs were dropped for their length at "
-            f"train.max_length={max_length}: raise it, or the model sees short pairs alone"
-        )
-    if truncated := ledger.train.truncated + ledger.held_out.truncated:
-        yield (
-            f"{truncated:,} of {ledger.train.kept + ledger.held_out.kept:,} pairs were cut at "
-            f"train.max_length={max_length}: an answer without its end token does not teach to stop"
-        )
-
-
-def _held_out_warnings(kept: int) -> Iterator[str]:
-    if kept < FEW_HELD_OUT:
-        error = 50 / math.sqrt(kept)  # the standard error of a share near one half, in points
-        yield (
-            f"the held-out split holds fewer than {FEW_HELD_OUT} pairs, {kept}: the standard error of its accuracy is "
-            f"about {error:.0f} points"
-        )

@@ -3,36 +3,44 @@
 Text of rows is never read as markup.
 """
 
+from collections.abc import Iterator
 from io import TextIOWrapper
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from preftune.reporting.inert import inert
-from preftune.reporting.pairs import Answer, Example, LengthBias, Lengths, PairReport, Scores, Shares
+from preftune.reporting.pair_report import Answer, Example, Lengths, PairReport
 
 _BARS = "▁▂▃▄▅▆▇█"
 _ASCII_BARS = ".:-=+*#@"
+_EXAMPLES, _SOURCES = 3, 8  # the page shows more
 # Characters of a decoded text that are shown from its start, and from its end.
 _HEAD, _TAIL = 240, 160
 
 
-def print_pairs(report: PairReport) -> None:
-    """Print the whole report, the warnings last, where they are read."""
+def print_pairs(report: PairReport, page: Path) -> None:
+    """Print the report, the warnings last, where they are read, and where its `page` is, which shows more."""
     console = Console(highlight=False)
     if isinstance(console.file, TextIOWrapper):
         console.file.reconfigure(errors="replace")  # a terminal that is not UTF-8 has no place for all text of rows
     console.print(_waterfall(report))
     console.print(_lengths(report, _BARS if console.encoding.startswith("utf") else _ASCII_BARS))
-    for line in _facts(report.length_bias, report.scores, report.shares):
-        console.print(Text(line))
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(no_wrap=True)
+    facts.add_column(overflow="fold")
+    for name, fact in _facts(report):
+        facts.add_row(Text(name), Text(fact))
+    console.print(facts)
     console.print(Text("\nlongest pairs, prompt and longer answer", style="italic"))
     for pair in report.longest:
         console.print(Text(f"  {pair.tokens:>7,} tokens  {inert(pair.origin)}"), soft_wrap=True)
     _print_examples(console, report)
     for warning in report.warnings:
         console.print(Text(f"warning: {inert(warning)}", style="yellow"))
+    console.print(Text(f"page: {inert(str(page))}"), soft_wrap=True)
 
 
 def _waterfall(report: PairReport) -> Table:
@@ -63,33 +71,37 @@ def bars(lengths: Lengths, heights: str = _BARS) -> str:
     return "".join(heights[(count * len(heights) - 1) // tallest] if count else " " for count in lengths.histogram)
 
 
-def _facts(bias: LengthBias, scores: Scores | None, shares: Shares) -> list[str]:
-    lines = [
-        f"length      preferred answer longer in {bias.longer:,} pairs, shorter in {bias.shorter:,}, "
+def _facts(report: PairReport) -> Iterator[tuple[str, str]]:
+    bias, scores, shares = report.length_bias, report.scores, report.shares
+    yield (
+        "length",
+        f"preferred answer longer in {bias.longer:,} pairs, shorter in {bias.shorter:,}, "
         f"equal in {bias.equal:,}; median difference {bias.median_difference:+,g} tokens",
-    ]
+    )
     if scores:
-        lines.append(
-            f"score       min {scores.least:g}, quartiles {scores.p25:g}, {scores.median:g}, {scores.p75:g}, "
-            f"max {scores.most:g}"
-        )
+        quartiles = f"{scores.p25:g}, {scores.median:g}, {scores.p75:g}"
+        yield "score", f"min {scores.least:g}, quartiles {quartiles}, max {scores.most:g}; {scores.zero:,} pairs of 0"
     if scores and scores.cut:
         cut = scores.cut
-        lines.append(
-            f"top_k       cut at a score of {cut.score:g}, of which {cut.kept:,} kept, {cut.dropped:,} dropped"
-        )
-    return [
-        *lines,
-        f"tokens      {_percent(shares.loss)} carry loss; {_percent(shares.second_prompt)} are a prompt's second copy",
-        f"padding     {_percent(shares.padding)} of the places in batches of {shares.batch} pairs, in random order",
-    ]
+        yield "top_k", f"cut at a score of {cut.score:g}, of which {cut.kept:,} kept, {cut.dropped:,} dropped"
+    if len(report.sources) > 1:
+        for name, count in list(report.sources.items())[:_SOURCES]:
+            yield "source", f"{inert(name)}: {count:,} pairs"
+    if len(report.sources) > _SOURCES:
+        yield "", f"and {len(report.sources) - _SOURCES:,} more sources"
+    yield (
+        "tokens",
+        f"{_percent(shares.loss)} carry loss; {_percent(shares.second_prompt)} are a prompt's second copy",
+    )
+    yield "padding", f"{_percent(shares.padding)} of the places in batches of {shares.batch} pairs, in random order"
 
 
 def _print_examples(console: Console, report: PairReport) -> None:
     marked = not console.is_terminal
     explained = "[[trained tokens]], {{end}} within" if marked else "trained tokens in green, their end inverted"
-    console.print(Text(f"\n{len(report.examples)} pairs, decoded; {explained}", style="italic"))
-    for example in report.examples:
+    shown = report.examples[:_EXAMPLES]
+    console.print(Text(f"\n{len(shown)} pairs, decoded; {explained}", style="italic"))
+    for example in shown:
         console.print(_example(example, marked=marked))
 
 

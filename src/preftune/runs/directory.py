@@ -20,12 +20,14 @@ import yaml
 from filelock import FileLock, Timeout
 
 from preftune.refusals import Interrupted, Refusal, RunFailed
+from preftune.reporting.pair_report import PairReport
+from preftune.reporting.pairs_page import pairs_page
 from preftune.runs.files import line, read_json, replace, write_json, write_text
 
 State = Literal["running", "complete", "preempted", "failed"]
 
 _PACKAGES = ("preftune", "torch", "trl", "transformers", "peft", "datasets", "bitsandbytes", "accelerate")
-_OF_ONE_START = ("metrics.jsonl", "samples.jsonl", "summary.json", "ledger.json")
+_OF_ONE_START = ("metrics.jsonl", "samples.jsonl", "summary.json", "ledger.json", "data.json", "data.html")
 
 
 @dataclass(frozen=True)
@@ -181,11 +183,13 @@ class RunDirectory:
         """Record how many optimizer steps are done."""
         self._mark(step=step, max_steps=max_steps)
 
-    def write_inputs(self, facts: Mapping[str, object], ledger: Mapping[str, object]) -> None:
-        """Write ledger.json, and add to the manifest what is known only once data and model are loaded."""
+    def write_inputs(self, facts: Mapping[str, object], data: PairReport) -> None:
+        """Write ledger.json and the data report, and add to the manifest what is known only once all is loaded."""
         manifest = read_json(self.path / "manifest.json") or {}
         write_json(self.path / "manifest.json", {**manifest, **facts})
-        write_json(self.path / "ledger.json", ledger)
+        write_json(self.path / "ledger.json", data.ledger)
+        write_json(self.path / "data.json", data.to_json())
+        write_text(self.path / "data.html", pairs_page(data, self.path.name))
 
     def log(self, metrics: Mapping[str, object], step: int) -> None:
         """Append one log event to metrics.jsonl, keys as they are."""

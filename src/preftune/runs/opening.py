@@ -12,22 +12,34 @@ from preftune.runs.identity import directory_name, identity, local_contents
 _INPUTS = ("model.path", "model.chat_template", "data.path", "adapter.path")
 
 
+def identify(resolved: Mapping[str, Mapping[str, str | None]]) -> tuple[Path, str]:
+    """Return the directory of a run, and its identity.
+
+    Args:
+        resolved: The resolved configuration as plain nested maps. `run.dir` names the directory; null names it
+            after model, data, loss and identity, below `runs/`.
+
+    Raises:
+        Refusal: A local input does not exist.
+    """
+    inputs = {key: resolved[group].get(name) for key in _INPUTS for group, name in [key.split(".")]}
+    identified = identity(resolved, local_contents(inputs))
+    model, data, loss = (str(resolved[group]["name"]) for group in ("model", "data", "loss"))
+    return Path(resolved["run"]["dir"] or Path("runs") / directory_name(model, data, loss, identified)), identified
+
+
 @contextmanager
 def open_run(resolved: Mapping[str, Mapping[str, str | None]], *, scratch: bool) -> Iterator[RunDirectory]:
     """Hold the run's directory for the while.
 
     Args:
-        resolved: The resolved configuration as plain nested maps. `run.dir` names the directory; null names it
-            after model, data, loss and identity, below `runs/`.
+        resolved: As `identify` takes it.
         scratch: Use a temporary directory that is removed at the end: for a run that trains nothing.
 
     Raises:
         Refusal: A local input does not exist, or the directory cannot be used.
     """
-    inputs = {key: resolved[group].get(name) for key in _INPUTS for group, name in [key.split(".")]}
-    identified = identity(resolved, local_contents(inputs))
-    model, data, loss = (str(resolved[group]["name"]) for group in ("model", "data", "loss"))
-    path = Path(resolved["run"]["dir"] or Path("runs") / directory_name(model, data, loss, identified))
+    path, identified = identify(resolved)
     with ExitStack() as stack:
         if scratch:
             path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / path.name
