@@ -20,6 +20,7 @@ def look(run: config.Config, resolved: dict[str, Any]) -> None:
     path, _ = identify(resolved)
     environment.settle()
     from preftune.data.loading import load_pairs
+    from preftune.encoding import control_tokens
     from preftune.models.source import locate
     from preftune.models.tokenizer import load_tokenizer
     from preftune.reporting.pairs import report_pairs
@@ -28,7 +29,7 @@ def look(run: config.Config, resolved: dict[str, Any]) -> None:
     from preftune.tokens import tokenize_splits
 
     chat = load_tokenizer(run.model, locate(run.model))
-    pairs = load_pairs(run.data)
+    pairs = load_pairs(run.data, control_tokens(chat))
     rows, _ = tokenize_splits(pairs, chat, run.train.max_length, run.data.overlong)
     train = run.train
     report = report_pairs(pairs, rows, chat, batch=train.micro_batch, max_length=train.max_length, seed=run.seed)

@@ -19,12 +19,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import datasets
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as compute
 from rich.console import Console
 from rich.progress import track
 
 from preftune.caches import cache_directory, key_of, made_once
 from preftune.data.loading import PreparedPairs, fingerprint
+from preftune.data.store import Numbers
 from preftune.data.table import PairTable
 from preftune.data.workers import mapped
 from preftune.encoding import Encoder
@@ -62,11 +65,13 @@ class TokenizedPairs:
     dropped: dict[str, int]
     truncated: int
 
-    def lengths(self, name: str) -> Any:
+    def lengths(self, name: str) -> Numbers:
         """Return the tokens of `prompt`, `chosen` or `rejected` of each row, of shape `(rows,)`."""
-        import pyarrow.compute as pc
+        return compute.list_value_length(self.rows.data.column(f"{name}_ids")).to_numpy().astype(np.int64)
 
-        return pc.list_value_length(self.rows.data.column(f"{name}_ids")).to_numpy()
+    def places(self) -> Numbers:
+        """Return the place of each row's pair in `pairs`, of shape `(rows,)`."""
+        return self.rows.data.column("row").to_numpy()  # type: ignore[no-any-return]
 
 
 @dataclass

@@ -4,17 +4,16 @@ All but the ledger is of the pairs that are trained on, in the form in which the
 """
 
 import itertools
-import math
 import random
-import statistics
-from collections import Counter
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from preftune.data.ledger import Ledger, TopKCut
 from preftune.data.loading import PreparedPairs
+from preftune.data.store import Numbers
+from preftune.data.table import PairTable
 from preftune.models.tokenizer import ChatTokenizer
-from preftune.pairs import PreferencePair
 from preftune.reporting import pair_warnings
 from preftune.reporting.pair_report import (
     BINS,
@@ -28,7 +27,7 @@ from preftune.reporting.pair_report import (
     Scores,
     Shares,
 )
-from preftune.tokens import TokenizedPairs, TokenRow
+from preftune.tokens import TokenizedPairs
 
 if TYPE_CHECKING:  # to look at pairs needs no model, and so none of what loads one
     from preftune.training.preparation import Prepared
@@ -57,25 +56,26 @@ def report_pairs(
         max_length: Longest prompt and answer together, in tokens.
         seed: Of the random order and the choice of examples.
     """
-    ledger, kept = pairs.ledger, len(rows.rows)
-    trained = [pairs.train[row["row"]] for row in rows.rows]
-    bias = length_bias(rows.rows)
-    scores = _scores(trained, ledger.train.top_k)
+    ledger, kept, places = pairs.ledger, len(rows.rows), rows.places()
+    prompt, chosen, rejected = (rows.lengths(name) for name in ("prompt", "chosen", "rejected"))
+    bias = length_bias(chosen, rejected)
+    carried = {name: column[places] for name, column in pairs.train.extras().items()}
+    scores = _scores(carried.pop("score", np.empty(0)), ledger.train.top_k)
+    extras = {name: int(_given(column).size) for name, column in carried.items() if not name.startswith("score_")}
     overlap = ledger.train.dropped.get("prompt in the held-out split", 0)
-    extras = _extras(trained)
     return PairReport(
         ledger=ledger.to_json(),
-        prompt=lengths([len(row["prompt_ids"]) for row in rows.rows]),
-        chosen=lengths([len(row["chosen_ids"]) for row in rows.rows]),
-        rejected=lengths([len(row["rejected_ids"]) for row in rows.rows]),
+        prompt=lengths(prompt),
+        chosen=lengths(chosen),
+        rejected=lengths(rejected),
         length_bias=bias,
         scores=scores,
-        shares=shares(rows.rows, batch, seed),
+        shares=shares(prompt, chosen, rejected, batch, seed),
         duplicates=_duplicates(ledger),
         overlap=overlap,
-        sources=_sources(trained),
+        sources=_sources(pairs.train, places),
         extras=extras,
-        longest=_longest(rows),
+        longest=_longest(rows, prompt + np.maximum(chosen, rejected)),
         examples=_examples(rows, chat, seed),
         warnings=(
             *pair_warnings.length_warnings(bias),
@@ -88,98 +88,93 @@ def report_pairs(
     )
 
 
-def quantile(values: Sequence[float], share: float) -> float:
+def quantile(values: Numbers, share: float) -> float:
     """Return the least of `values` that at least `share` of them do not exceed, for `share` in (0, 1]."""
-    return sorted(values)[math.ceil(share * len(values)) - 1]
+    return float(np.quantile(values, share, method="inverted_cdf"))
 
 
-def lengths(counts: Sequence[int]) -> Lengths:
+def lengths(counts: Numbers) -> Lengths:
     """Return the quantiles and the histogram of `counts`, of which there is at least one."""
-    least, most = min(counts), max(counts)
-    histogram = [0] * BINS
-    for count in counts:
-        histogram[min(BINS - 1, (count - least) * BINS // max(1, most - least))] += 1  # the last bin holds `most`
-    median, p95 = int(quantile(counts, 0.5)), int(quantile(counts, 0.95))
-    return Lengths(least, median, p95, most, tuple(histogram))
+    least, most = int(counts.min()), int(counts.max())
+    bins = np.minimum(BINS - 1, (counts - least) * BINS // max(1, most - least))  # the last bin holds `most`
+    histogram = np.bincount(bins, minlength=BINS)
+    return Lengths(least, int(quantile(counts, 0.5)), int(quantile(counts, 0.95)), most, tuple(histogram.tolist()))
 
 
-def length_bias(rows: Sequence[TokenRow]) -> LengthBias:
+def length_bias(chosen: Numbers, rejected: Numbers) -> LengthBias:
     """Return how often, and by how many tokens, the preferred answer is the longer one."""
-    differences = [len(row["chosen_ids"]) - len(row["rejected_ids"]) for row in rows]
-    longer = sum(difference > 0 for difference in differences)
-    equal = differences.count(0)
-    shorter = len(rows) - longer - equal
-    return LengthBias(longer, shorter, equal, float(statistics.median(differences)), _quartiles(differences))
+    differences = chosen.astype(np.int64) - rejected
+    longer, shorter = int((differences > 0).sum()), int((differences < 0).sum())
+    median = float(np.median(differences))
+    return LengthBias(longer, shorter, len(differences) - longer - shorter, median, _quartiles(differences))
 
 
-def _quartiles(differences: Sequence[int]) -> tuple[Quartile, ...]:
-    order = sorted((difference for difference in differences if difference), key=abs)
+def _quartiles(differences: Numbers) -> tuple[Quartile, ...]:
+    different = differences[differences != 0]
+    order = different[np.argsort(np.abs(different), kind="stable")]
     bounds = [len(order) * part // 4 for part in range(5)]
     parts = [order[start:stop] for start, stop in itertools.pairwise(bounds) if start < stop]
-    return tuple(Quartile(abs(part[0]), abs(part[-1]), sum(one > 0 for one in part), len(part)) for part in parts)
+    return tuple(Quartile(abs(int(p[0])), abs(int(p[-1])), int((p > 0).sum()), len(p)) for p in parts)
 
 
-def shares(rows: Sequence[TokenRow], batch: int, seed: int) -> Shares:
-    """Return what becomes of the tokens of `rows` in batches of `batch` pairs."""
-    prompts = sum(len(row["prompt_ids"]) for row in rows)
-    answers = sum(len(row["chosen_ids"]) + len(row["rejected_ids"]) for row in rows)
+def shares(prompt: Numbers, chosen: Numbers, rejected: Numbers, batch: int, seed: int) -> Shares:
+    """Return what becomes of the tokens of pairs of those lengths in batches of `batch` pairs."""
+    prompts, answers = int(prompt.sum()), int(chosen.sum() + rejected.sum())
     tokens = 2 * prompts + answers
-    widths = [_tokens(row) for row in rows]
-    random.Random(seed).shuffle(widths)
-    batches = [widths[start : start + batch] for start in range(0, len(widths), batch)]
-    places = sum(2 * len(one) * max(one) for one in batches)
+    widths = np.random.default_rng(seed).permutation(prompt + np.maximum(chosen, rejected))
+    starts = np.arange(0, len(widths), batch)
+    sizes = np.diff([*starts, len(widths)])
+    places = int((2 * sizes * np.maximum.reduceat(widths, starts)).sum())
     return Shares(answers / tokens, prompts / tokens, 1 - tokens / places, batch)
 
 
-def _tokens(row: TokenRow) -> int:
-    return len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"]))
+def _given(column: Numbers) -> Numbers:
+    return column[~np.isnan(column)]
 
 
-def _scores(pairs: Sequence[PreferencePair], cut: TopKCut | None) -> Scores | None:
-    found = [pair.extras["score"] for pair in pairs if "score" in pair.extras]
-    if not found:
+def _scores(scores: Numbers, cut: TopKCut | None) -> Scores | None:
+    found = _given(scores)
+    if not found.size:
         return None
     p25, median, p75 = (quantile(found, share) for share in (0.25, 0.5, 0.75))
-    return Scores(min(found), p25, median, p75, max(found), found.count(0.0), score_histogram(found), cut)
+    ends = float(found.min()), float(found.max())
+    return Scores(ends[0], p25, median, p75, ends[1], int((found == 0).sum()), score_histogram(found), cut)
 
 
-def score_histogram(scores: Sequence[float]) -> tuple[int, ...]:
+def score_histogram(scores: Numbers) -> tuple[int, ...]:
     """Return how many of `scores` fall into each of `BINS` bins of equal width, from the lowest to the highest."""
-    histogram = [0] * BINS
-    least, half = min(scores) / 2, max(scores) / 2 - min(scores) / 2  # the whole difference may be infinite
-    for score in scores:
-        histogram[min(BINS - 1, int((score / 2 - least) / (half or 1.0) * BINS))] += 1
-    return tuple(histogram)
+    halved = scores / 2  # the whole difference may be infinite
+    least, width = halved.min(), halved.max() - halved.min() or 1.0
+    bins = np.minimum(BINS - 1, ((halved - least) / width * BINS).astype(int))
+    return tuple(np.bincount(bins, minlength=BINS).tolist())
 
 
 def _duplicates(ledger: Ledger) -> int:
     return sum(rows for reason, rows in ledger.train.dropped.items() if "duplicate" in reason)
 
 
-def _sources(pairs: Sequence[PreferencePair]) -> dict[str, int]:
-    """Return pairs by source: their origin without the row."""
-    return dict(Counter(pair.origin.rpartition(":")[0] or pair.origin for pair in pairs).most_common())
+def _sources(pairs: PairTable, places: Numbers) -> dict[str, int]:
+    """Return pairs by source, the largest first."""
+    counts = np.bincount(pairs.sources()[places], minlength=len(pairs.stores)).tolist()
+    named = [(store.facts.get("name", "made"), count) for store, count in zip(pairs.stores, counts, strict=True)]
+    return dict(sorted(named, key=lambda one: -one[1]))
 
 
-def _extras(pairs: Sequence[PreferencePair]) -> dict[str, int]:
-    return dict(Counter(name for pair in pairs for name in pair.extras if not name.startswith("score")))
-
-
-def _longest(rows: TokenizedPairs) -> tuple[LongPair, ...]:
-    order = sorted(rows.rows, key=_tokens, reverse=True)[:LONGEST]
-    return tuple(LongPair(rows.origins[row["row"]], _tokens(row)) for row in order)
+def _longest(rows: TokenizedPairs, tokens: Numbers) -> tuple[LongPair, ...]:
+    order = np.argsort(-tokens, kind="stable")[:LONGEST].tolist()
+    return tuple(LongPair(rows.pairs.origin(rows.rows[place]["row"]), int(tokens[place])) for place in order)
 
 
 def _examples(rows: TokenizedPairs, chat: ChatTokenizer, seed: int) -> tuple[Example, ...]:
-    chosen = random.Random(seed).sample(rows.rows, min(EXAMPLES, len(rows.rows)))
+    places = random.Random(seed).sample(range(len(rows.rows)), min(EXAMPLES, len(rows.rows)))
     return tuple(
         Example(
-            rows.origins[row["row"]],
+            rows.pairs.origin(row["row"]),
             str(chat.tokenizer.decode(row["prompt_ids"])),
             _answer(row["chosen_ids"], chat),
             _answer(row["rejected_ids"], chat),
         )
-        for row in chosen
+        for row in (rows.rows[place] for place in places)
     )
 
 
