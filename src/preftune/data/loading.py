@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from preftune.data.ledger import Ledger, SplitLedger
 from preftune.data.selection import hold_out, select, without_duplicates, without_prompts_of
 from preftune.data.settings import DataSettings
-from preftune.data.sources import source_name, source_rows
+from preftune.data.sources import source_chunks, source_name
 from preftune.data.validity import read_pairs, refuse_wrong_rows
 from preftune.pairs import PreferencePair, faults
 from preftune.refusals import Refusal
@@ -75,7 +75,8 @@ def fingerprint(train: list[PreferencePair], held_out: list[PreferencePair]) -> 
 def _split_pairs(settings: DataSettings, split: str, account: SplitLedger) -> list[PreferencePair]:
     if settings.dialect is None:
         raise Refusal(f"data.dialect must name the layout of the rows for data={settings.name}, got null")
-    return read_pairs(source_rows(settings, split), settings, settings.dialect, account)
+    rows = (row for chunk in source_chunks(settings, split) for row in chunk.rows())
+    return read_pairs(rows, settings, settings.dialect, account)
 
 
 def _separate_split(settings: DataSettings, split: str) -> tuple[list[PreferencePair], SplitLedger]:
