@@ -4,14 +4,17 @@ import csv
 import hashlib
 import json
 import pickle
+import random
 import shutil
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
 
+import pyarrow as pa
 import pytest
 from datasets import Dataset, DatasetDict, Features, Json
 
@@ -68,6 +71,22 @@ def test_a_large_file_comes_in_pieces_of_which_no_row_is_lost(tmp_path, name):
     assert max(len(pickle.dumps(chunk)) for chunk in chunks) < 3 * CHUNK_BYTES
     assert [dict(row.columns) for row in rows_of(path)] == rows
     assert len({row.origin for row in rows_of(path)}) == 3000
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.parquet", "rows.csv", "saved"])
+def test_memory_does_not_grow_with_the_file(tmp_path, name):
+    draw = random.Random(0)
+    # 20 million characters that do not compress to less than half, in parquet one group of rows.
+    path = written(tmp_path / name, [{"chosen": draw.randbytes(500).hex()} for _ in range(20_000)])
+    before, most = pa.total_allocated_bytes(), 0
+    tracemalloc.start()
+    for chunk in source_chunks(SourceSettings(path=str(path)), "train"):
+        for _ in chunk.rows():
+            pass
+        most = max(most, pa.total_allocated_bytes() - before)
+    python = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most + python < 6_000_000
 
 
 @pytest.mark.parametrize("name", ["rows.json", "rows.jsonl", "rows.parquet", "rows.csv", "saved"])

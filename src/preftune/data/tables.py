@@ -19,6 +19,7 @@ from preftune.refusals import Refusal
 
 STATE = "state.json"
 SPLITS = "dataset_dict.json"
+_BUFFER = 1 << 20  # bytes of a column that are read at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ class TableRows:
 
 
 def parquet_chunks(file: Path, name: str) -> Iterator[Chunk]:
-    """Yield the rows of a parquet file, some of a row group at a time in memory.
+    """Yield the rows of a parquet file, some pages of a row group at a time in memory.
 
     Raises:
         Refusal: The file is cut or broken, or two columns have one name.
@@ -68,7 +69,8 @@ def parquet_chunks(file: Path, name: str) -> Iterator[Chunk]:
 
     row = 0
     try:
-        with parquet.ParquetFile(file) as table:
+        # By default the pages that were read stay in memory until the file is closed.
+        with parquet.ParquetFile(file, pre_buffer=False, buffer_size=_BUFFER) as table:
             _refuse_same_names(table.schema_arrow.names, name)
             for batch in table.iter_batches(batch_size=CHUNK_ROWS):
                 yield from table_chunks(batch, name, row + 1)
