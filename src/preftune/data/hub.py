@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Iterator
-from functools import lru_cache
 from typing import Any
 
 from preftune.data.rows import CHUNK_ROWS, Chunk, first_line
@@ -34,7 +33,6 @@ def hub_fingerprint(dataset_id: str, revision: str | None, split: str, place: st
     return hashlib.sha256(json.dumps([dataset_id, revision, split, rows._fingerprint]).encode()).hexdigest()
 
 
-@lru_cache(maxsize=8)
 def _loaded(dataset_id: str, revision: str | None, split: str, place: str) -> Any:
     import datasets
     import httpx
