@@ -1,21 +1,30 @@
 """Rows come from local files and from the hub, each with its origin."""
 
+import csv
+import hashlib
 import json
+import pickle
+import random
+import shutil
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
 
+import pyarrow as pa
 import pytest
-from datasets import Dataset
+from datasets import Dataset, DatasetDict, Features, Json
 
-from preftune.data.files import file_rows
-from preftune.data.hub import hub_rows
+from preftune.data import contents
 from preftune.data.loading import load_pairs
-from preftune.data.settings import DataSettings
+from preftune.data.rows import CHUNK_BYTES, Row
+from preftune.data.settings import DataSettings, MixedSource, SourceSettings
+from preftune.data.sources import source_chunks, source_fingerprint, source_name
 from preftune.refusals import Refusal
+from preftune.runs.identity import local_contents
 
 ROWS = [{"prompt": f"Question {n}?", "chosen": f"Yes {n}\u2028é", "rejected": "No"} for n in range(3)]
 DEMO = Path(__file__).parents[1].parent / "shared/data/dpo_en_demo_200.json"
@@ -26,31 +35,190 @@ def written(path: Path, rows: list[dict[str, str]] = ROWS) -> Path:
         Dataset.from_list(rows).to_parquet(path)
     elif path.suffix == ".json":
         path.write_text(json.dumps(rows, indent=1))
-    else:
+    elif path.suffix == ".csv":
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0].keys())
+            writer.writeheader()
+            writer.writerows(rows)
+    elif path.suffix == ".jsonl":
         path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    else:
+        Dataset.from_list(rows).save_to_disk(path, num_shards=min(2, len(rows)))
     return path
 
 
-@pytest.mark.parametrize("name", ["rows.json", "rows.jsonl", "rows.parquet"])
+def rows_of(path: Path | None = None, split: str = "train", **settings: object) -> list[Row]:
+    """Return the rows, read as a worker reads them: from pickled chunks."""
+    source = SourceSettings.model_validate({"path": path and str(path), **settings})
+    chunks = [pickle.dumps(chunk) for chunk in source_chunks(source, split)]
+    return [row for chunk in chunks for row in pickle.loads(chunk).rows()]
+
+
+@pytest.mark.parametrize("name", ["rows.json", "rows.jsonl", "rows.parquet", "rows.csv", "saved"])
 def test_every_format_gives_the_same_rows_with_their_origins(tmp_path, name):
-    rows = list(file_rows(str(written(tmp_path / name))))
+    rows = rows_of(written(tmp_path / name))
     assert [dict(row.columns) for row in rows] == ROWS
-    assert [row.origin for row in rows] == [f"{name}:1", f"{name}:2", f"{name}:3"]
+    first = 2 if name == "rows.csv" else 1  # the first line of a CSV file names the columns
+    assert [row.origin for row in rows] == [f"{name}:{first + place}" for place in range(3)]
+
+
+@pytest.mark.parametrize("name", ["rows.json", "rows.jsonl", "rows.parquet", "rows.csv", "saved"])
+def test_a_large_file_comes_in_pieces_of_which_no_row_is_lost(tmp_path, name):
+    rows = [{"prompt": f"{number}", "chosen": "é" * (number % 997)} for number in range(3000)]
+    path = written(tmp_path / name, rows)
+    chunks = list(source_chunks(SourceSettings(path=str(path)), "train"))
+    assert len(chunks) >= 4  # of 1.5 million characters, and at most 1,000 rows or a quarter of a million bytes each
+    assert max(len(pickle.dumps(chunk)) for chunk in chunks) < 3 * CHUNK_BYTES
+    assert [dict(row.columns) for row in rows_of(path)] == rows
+    assert len({row.origin for row in rows_of(path)}) == 3000
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.parquet", "rows.csv", "saved"])
+def test_memory_does_not_grow_with_the_file(tmp_path, name):
+    draw = random.Random(0)
+    # 20 million characters that do not compress to less than half, in parquet one group of rows.
+    path = written(tmp_path / name, [{"chosen": draw.randbytes(500).hex()} for _ in range(20_000)])
+    before, most = pa.total_allocated_bytes(), 0
+    tracemalloc.start()
+    for chunk in source_chunks(SourceSettings(path=str(path)), "train"):
+        for _ in chunk.rows():
+            pass
+        most = max(most, pa.total_allocated_bytes() - before)
+    python = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most + python < 6_000_000
+
+
+@pytest.mark.parametrize("name", ["rows.json", "rows.jsonl", "rows.parquet", "rows.csv", "saved"])
+def test_a_long_answer_and_text_that_only_looks_odd_stay_as_they_are(tmp_path, name):
+    rows = [{"chosen": "long " * 200_000}, {"chosen": "\u202eright to left\u200b\u2066, \\ud83d, \\u0000"}]
+    assert [dict(row.columns) for row in rows_of(written(tmp_path / name, rows))] == rows
 
 
 def test_the_origin_in_json_lines_is_the_line_though_empty_lines_hold_no_row(tmp_path):
     file = tmp_path / "rows.jsonl"
     file.write_bytes(b'\xef\xbb\xbf{"a": 1}\r\n\r\n{"a": 2}')
-    assert [(row.origin, row.columns) for row in file_rows(str(file))] == [
-        ("rows.jsonl:1", {"a": 1}),
-        ("rows.jsonl:3", {"a": 2}),
+    assert rows_of(file) == [("rows.jsonl:1", {"a": 1}), ("rows.jsonl:3", {"a": 2})]
+
+
+def test_the_origin_in_csv_is_the_line_on_which_the_row_begins(tmp_path):
+    file = tmp_path / "rows.csv"
+    file.write_bytes(b'\xef\xbb\xbfa,b\r\n"1\r\n\r\n""2""",3\r\n\r\n4,\r\n')
+    assert rows_of(file) == [
+        ("rows.csv:2", {"a": '1\r\n\r\n"2"', "b": "3"}),
+        ("rows.csv:6", {"a": "4", "b": ""}),
     ]
+
+
+def test_a_glob_reads_its_files_in_the_order_of_their_names(tmp_path):
+    for name in ("part-2.jsonl", "part-1.jsonl", "other.jsonl"):
+        (tmp_path / name).write_text('{"a": 1}\n{"a": 2}\n')
+    path = tmp_path / "part-*.jsonl"
+    assert [row.origin for row in rows_of(path)] == [
+        "part-1.jsonl:1",
+        "part-1.jsonl:2",
+        "part-2.jsonl:1",
+        "part-2.jsonl:2",
+    ]
+    assert source_name(SourceSettings(path=str(path)), "train") == "part-*.jsonl"
+
+
+def test_files_of_one_name_are_told_apart_by_as_many_directories_as_it_takes(tmp_path):
+    for name in ("x/1/rows.jsonl", "x/2/rows.jsonl"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text('{"a": 1}')
+    assert [row.origin for row in rows_of(tmp_path / "**/*.jsonl")] == ["1/rows.jsonl:1", "2/rows.jsonl:1"]
+
+
+def test_a_file_whose_name_reads_as_a_glob_is_that_file(tmp_path):
+    (tmp_path / "[a].jsonl").write_text('{"a": 1}')
+    assert rows_of(tmp_path / "[a].jsonl") == [("[a].jsonl:1", {"a": 1})]
+
+
+def test_a_saved_data_set_with_splits_gives_the_one_that_is_asked_for(tmp_path):
+    splits = {"train": Dataset.from_list(ROWS), "test": Dataset.from_list(ROWS[:1])}
+    DatasetDict(splits).save_to_disk(tmp_path / "saved")
+    assert rows_of(tmp_path / "saved", "test") == [("saved[test]:1", ROWS[0])]
+    assert len(rows_of(tmp_path / "saved")) == 3
+    assert source_name(SourceSettings(path=str(tmp_path / "saved")), "test") == "saved[test]"
+
+
+@pytest.mark.parametrize("name", ["saved", "rows.parquet"])
+def test_json_that_datasets_keeps_as_text_is_parsed(tmp_path, name):
+    data = Dataset.from_dict({"a": [{"b": 0}, {"c": "x"}]}, features=Features({"a": Json()}))
+    if name == "saved":
+        data.save_to_disk(tmp_path / name)
+    else:
+        data.to_parquet(tmp_path / name)
+    assert [row.columns["a"] for row in rows_of(tmp_path / name)] == [{"b": 0}, {"c": "x"}]
+
+
+def fingerprint(path: Path, split: str = "train") -> str:
+    return source_fingerprint(SourceSettings(path=str(path)), split)
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "*.jsonl", "saved"])
+def test_the_fingerprint_of_local_files_is_their_names_and_bytes_and_not_their_place(tmp_path, name):
+    for place in ("here", "there"):
+        (tmp_path / place).mkdir()
+        written(tmp_path / place / "rows.jsonl")
+        written(tmp_path / place / "saved")
+    # Each save draws the time into its state, so the second is a copy.
+    shutil.rmtree(tmp_path / "there/saved")
+    shutil.copytree(tmp_path / "here/saved", tmp_path / "there/saved")
+    here = fingerprint(tmp_path / "here" / name)
+    assert len(here) == 64
+    assert fingerprint(tmp_path / "there" / name) == here
+    (tmp_path / "there/saved/dataset_info.json").unlink()  # says nothing of the rows
+    assert fingerprint(tmp_path / "there" / name) == here
+    changed = tmp_path / "there" / ("saved/data-00001-of-00002.arrow" if name == "saved" else "rows.jsonl")
+    raw = bytearray(changed.read_bytes())
+    raw[-1] ^= 1
+    changed.write_bytes(raw)
+    assert fingerprint(tmp_path / "there" / name) != here
+
+
+def test_a_renamed_file_has_another_fingerprint_as_its_rows_have_other_origins(tmp_path):
+    first = fingerprint(written(tmp_path / "a.jsonl"))
+    assert fingerprint((tmp_path / "a.jsonl").rename(tmp_path / "b.jsonl")) != first
+
+
+def test_a_file_that_stays_is_hashed_once_a_process_and_again_when_it_changes(tmp_path, monkeypatch):
+    hashed = []
+    digest = hashlib.file_digest
+    monkeypatch.setattr(contents, "_SETTLED", -1)  # the file counts as old
+    monkeypatch.setattr(hashlib, "file_digest", lambda file, name: hashed.append(file.name) or digest(file, name))
+    file = written(tmp_path / "a.jsonl")
+    first = fingerprint(file)
+    assert local_contents({}, {"data.path": (str(file), "train")}) == {"data.path": contents.file_hash(file)}
+    assert fingerprint(file) == first
+    assert hashed == [str(file)]
+    written(file, ROWS[:1])
+    assert fingerprint(file) != first
+    assert len(hashed) == 2
+
+
+def test_a_file_just_written_is_hashed_each_time_as_its_time_may_not_show_the_next_write(tmp_path, monkeypatch):
+    hashed = []
+    digest = hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda file, name: hashed.append(file.name) or digest(file, name))
+    file = written(tmp_path / "a.jsonl")
+    assert fingerprint(file) == fingerprint(file)
+    assert len(hashed) == 2
+
+
+def test_the_error_of_a_mixed_source_names_its_place_in_the_mix(tmp_path):
+    source = MixedSource(path=str(tmp_path / "no.jsonl"))
+    for read in (source_chunks, source_fingerprint):
+        with pytest.raises(Refusal) as refusal:
+            read(source, "train", "data.mix[1]")
+        assert str(refusal.value) == f"data.mix[1].path must name a file that exists, got '{tmp_path}/no.jsonl'"
 
 
 def test_a_whole_surrogate_pair_is_one_character(tmp_path):
     file = tmp_path / "rows.jsonl"
     file.write_text('{"a": "\\ud83d\\ude00"}\n')
-    assert [row.columns for row in file_rows(str(file))] == [{"a": "😀"}]
+    assert rows_of(file) == [("rows.jsonl:1", {"a": "😀"})]
 
 
 def test_a_dataset_of_the_hub_gives_rows_with_id_split_and_number(tmp_path, monkeypatch):
@@ -58,9 +226,11 @@ def test_a_dataset_of_the_hub_gives_rows_with_id_split_and_number(tmp_path, monk
     written(tmp_path / "owner/name/train.jsonl")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-    rows = list(hub_rows("owner/name", None, "train"))
+    rows = rows_of(id="owner/name")
     assert [row.origin for row in rows] == [f"owner/name[train]:{n}" for n in (1, 2, 3)]
     assert [dict(row.columns) for row in rows] == ROWS
+    digests = {source_fingerprint(SourceSettings(id="owner/name"), split) for split in ("train", "train[:2]", "train")}
+    assert len(digests) == 2
 
 
 def test_a_split_that_is_not_there_is_refused_with_those_that_are(tmp_path, monkeypatch):
@@ -69,7 +239,7 @@ def test_a_split_that_is_not_there_is_refused_with_those_that_are(tmp_path, monk
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     with pytest.raises(Refusal) as refusal:
-        list(hub_rows("owner/name", None, "trane"))
+        rows_of(id="owner/name", split="trane")
     assert str(refusal.value) == (
         "data.split must be a split of 'owner/name', got 'trane': Unknown split \"trane\". Should be one of ['train']."
     )
@@ -101,9 +271,9 @@ def hub(request) -> Iterator[str]:
 def refusal_of_the_hub(cache: Path, **environment: str) -> str:
     # In a process of its own: the hub's address and whether it may be asked are read at import.
     code = (
-        "from preftune.data.hub import hub_rows\n"
+        "from preftune.data.hub import hub_chunks\n"
         "from preftune.refusals import Refusal\n"
-        "try:\n    list(hub_rows('owner/name', None, 'train'))\n"
+        "try:\n    list(hub_chunks('owner/name', None, 'train'))\n"
         "except Refusal as refusal:\n    print(refusal)\n"
     )
     source = str(Path(__file__).parents[1] / "src")

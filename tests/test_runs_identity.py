@@ -1,11 +1,14 @@
 """What makes two runs the same run."""
 
+import shutil
 from pathlib import Path
 
 import pytest
+from datasets import Dataset, DatasetDict
 
 from preftune.refusals import Refusal
 from preftune.runs.identity import directory_name, identity, local_contents
+from preftune.runs.opening import open_run
 
 
 def configuration(**changes: object) -> dict[str, object]:
@@ -149,3 +152,81 @@ def test_missing_inputs_are_refused_all_together() -> None:
 def test_a_directory_name_is_one_component() -> None:
     assert directory_name("tiny", "toy", "sigmoid", "0123456789" * 6 + "abcd") == "tiny-toy-sigmoid-01234567"
     assert directory_name("tiny", "toy", "../x", "f" * 64) == "tiny-toy-.._x-ffffffff"
+
+
+def opened(data: dict[str, object]) -> str:
+    """Return the identity of a run on `data`, as its directory's name ends."""
+    named = {"name": "local", "path": None, "chat_template": None}
+    resolved = {"model": named, "loss": {"name": "x"}, "adapter": {}, "run": {"dir": None}, "data": data}
+    with open_run(resolved, scratch=True) as directory:
+        return directory.path.name
+
+
+def sources(directory: Path) -> list[dict[str, object]]:
+    """Return a mix of a file, a glob and a saved data set with two splits."""
+    return [
+        {"path": str(directory / "a.jsonl"), "weight": 2},
+        {"path": str(directory / "part-*.csv")},
+        {"path": str(directory / "saved"), "split": "test"},
+        {"id": "owner/name"},
+    ]
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> tuple[Path, Path]:
+    """Two directories that hold the same."""
+    here = tmp_path / "here"
+    here.mkdir()
+    for name in ("a.jsonl", "part-1.csv", "part-2.csv"):
+        (here / name).write_text(name)
+    rows = Dataset.from_list([{"a": 1}])
+    DatasetDict(train=rows, test=rows).save_to_disk(here / "saved")
+    return here, shutil.copytree(here, tmp_path / "there")
+
+
+def mix(directory: Path) -> dict[str, object]:
+    return {"name": "mix", "source": "mix", "path": None, "mix": sources(directory)}
+
+
+def test_a_mix_is_the_run_of_a_copy_of_its_files_elsewhere(places: tuple[Path, Path]) -> None:
+    here, there = places
+    assert opened(mix(here)) == opened(mix(there))
+    backwards = [dict(reversed(entry.items())) for entry in sources(there)]
+    assert opened({**mix(there), "mix": backwards}) == opened(mix(here))
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "part-2.csv", "saved/test/data-00000-of-00001.arrow"])
+def test_a_changed_byte_in_any_source_of_a_mix_is_another_run(places: tuple[Path, Path], name: str) -> None:
+    here, there = places
+    raw = bytearray((there / name).read_bytes())
+    raw[-1] ^= 1
+    (there / name).write_bytes(raw)
+    assert opened(mix(here)) != opened(mix(there))
+
+
+def test_a_split_of_a_mix_that_is_not_read_and_another_weight(places: tuple[Path, Path]) -> None:
+    here, there = places
+    (there / "saved/train/data-00000-of-00001.arrow").write_bytes(b"not read")
+    assert opened(mix(here)) == opened(mix(there))
+    first, *others = sources(there)
+    assert opened({**mix(there), "mix": [{**first, "weight": 3}, *others]}) != opened(mix(here))
+
+
+@pytest.mark.parametrize("path", ["a.jsonl", "part-*.csv", "saved"])
+def test_every_kind_of_path_counts_by_what_it_holds(places: tuple[Path, Path], path: str) -> None:
+    here, there = (opened({"name": "mine", "path": str(place / path), "mix": None}) for place in places)
+    assert here == there
+
+
+def test_missing_sources_are_refused_with_all_that_is_missing(places: tuple[Path, Path]) -> None:
+    here, _ = places
+    (here / "a.jsonl").unlink()
+    (here / "part-1.csv").unlink()
+    (here / "part-2.csv").unlink()
+    with pytest.raises(Refusal) as refusal:
+        opened({**mix(here), "path": "no.jsonl"})
+    assert str(refusal.value).splitlines() == [
+        "data.path must name a file that exists, got 'no.jsonl'",
+        f"data.mix[0].path must name a file that exists, got '{here}/a.jsonl'",
+        f"data.mix[1].path must match at least one file, got '{here}/part-*.csv', which matches none",
+    ]

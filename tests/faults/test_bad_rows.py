@@ -1,9 +1,14 @@
 """What bad files and bad rows get: a sentence with file, row and field, and nothing trained."""
 
+import gzip
 import json
+import os
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
+from datasets import Dataset, DatasetDict
+from pyarrow import parquet
 from pydantic import ValidationError
 
 from preftune.data.loading import PreparedPairs, load_pairs
@@ -51,8 +56,63 @@ def test_a_missing_file(tmp_path):
     assert refusal(path) == f"data.path must name a file that exists, got '{path}'"
 
 
-def test_a_directory(tmp_path):
-    assert refusal(tmp_path) == f"data.path must name a file, got the directory '{tmp_path}'"
+@pytest.mark.parametrize(("held", "pattern"), [([], "*.jsonl"), (["a.csv", "b.csv", "c.jsonl", "d.txt"], "*.csv")])
+def test_a_directory_that_is_no_saved_data_set(tmp_path, held, pattern):
+    for name in held:
+        (tmp_path / name).touch()
+    assert refusal(tmp_path) == (
+        f"data.path must name a file, a glob or a saved data set, got the directory '{tmp_path}'; for the files in it "
+        f"set data.path='{tmp_path}/{pattern}'"
+    )
+
+
+def test_what_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / "rows.jsonl")
+    assert refusal(tmp_path / "rows.jsonl") == f"data.path must name a file, got '{tmp_path}/rows.jsonl', which is none"
+
+
+def test_a_file_name_too_long_to_be_one():
+    assert refusal(Path("a" * 5000)) == f"data.path must name a file that exists, got '{'a' * 5000}'"
+
+
+def test_a_glob_that_matches_nothing(tmp_path):
+    assert refusal(tmp_path / "part-*.jsonl") == (
+        f"data.path must match at least one file, got '{tmp_path}/part-*.jsonl', which matches none"
+    )
+
+
+def test_a_glob_over_files_of_several_kinds(tmp_path):
+    for name in ("a.jsonl", "b.csv", "c.JSONL"):
+        (tmp_path / name).touch()
+    assert refusal(tmp_path / "*") == f"data.path must match files of one kind, got .csv, .jsonl for '{tmp_path}/*'"
+    (tmp_path / "d.txt").touch()
+    assert refusal(tmp_path / "*") == (
+        f"data.path must end in .json, .jsonl, .csv, .parquet, got '{tmp_path}/*', which matches .txt"
+    )
+
+
+def test_an_empty_file_among_those_of_a_glob(tmp_path):
+    (tmp_path / "a.jsonl").write_text(json.dumps(GOOD))
+    (tmp_path / "b.jsonl").touch()
+    assert refusal(tmp_path / "*.jsonl") == "b.jsonl must hold at least one row, got an empty file"
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), OSError(5, "Input/output error")])
+def test_a_file_that_the_system_does_not_give(tmp_path, monkeypatch, error):
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps(GOOD))
+
+    def closed(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Path, "open", closed)
+    assert (
+        refusal(file)
+        == {
+            13: f"data.path must name a file that may be read, got '{file}'",
+            5: f"data.path must name a file that can be read, got Input/output error for '{file}'",
+        }[error.errno]
+    )
 
 
 @pytest.mark.parametrize(
@@ -110,10 +170,47 @@ def test_a_directory(tmp_path):
             "rows.json:2: must be UTF-8, got 0xed as byte 13 of the line",
         ),
         (
-            "rows.csv",
-            b"prompt,chosen,rejected\n",
-            "data.path must end in .json, .jsonl, .parquet, got '{path}'",
+            "rows.jsonl",
+            b'{"prompt": "b", "chosen": \n{"prompt": "\xff"}\n',
+            "rows.jsonl:1: must be JSON, got a fault at column 27: Expecting value",
         ),
+        (
+            "rows.jsonl",
+            b'{"prompt": "a"}\n{"prompt": "a", "chosen": "four\\u0000 apples"}\n',
+            "rows.jsonl:2: chosen must hold no NUL character, got 'four\\x00 apples'",
+        ),
+        (
+            "rows.json",
+            b'[{"prompt": [{"content": "\\u0000"}]}]',
+            "rows.json:1: prompt must hold no NUL character, got '\\x00'",
+        ),
+        (
+            "rows.jsonl",
+            b'{"a\\ud83d": 1}',
+            "rows.jsonl:1: a\\ud83d must be valid Unicode, got half of a surrogate pair, '\\ud83d'",
+        ),
+        (
+            "rows.jsonl",
+            b'{"prompt": "a\0"}',
+            "rows.jsonl:1: must be JSON, got a fault at column 14: Invalid control character at",
+        ),
+        ("rows.jsonl", gzip.compress(b"{}"), "rows.jsonl must be a .jsonl file, got a gzip file; unpack it first"),
+        ("rows.jsonl", b"\0" * 9, "rows.jsonl:1: must be JSON, got a fault at column 1: Expecting value"),
+        ("rows.txt", b"a", "data.path must end in .json, .jsonl, .csv, .parquet, got '{path}'"),
+        ("rows.csv", b"", "rows.csv must hold at least one row, got an empty file"),
+        ("rows.csv", b"prompt,chosen,rejected\n", "rows.csv must hold at least one row, got none"),
+        ("rows.csv", b"prompt,,rejected\n", "rows.csv:1: every column must have a name, got none for column 2"),
+        ("rows.csv", b"\na,b,a\n", "rows.csv:2: the names of columns must differ, got 'a' for two"),
+        (
+            "rows.csv",
+            b'a,b\n"1\n",2\n\n1,2,3\n',
+            "rows.csv:5: row must have 2 fields, one for each column, got 3; "
+            "text that holds a comma, a quote or a line break is put in quotes, and a quote in it doubled",
+        ),
+        ("rows.csv", b'a,b\n1,2\n"1"0,2\n', "rows.csv:3: must be CSV, got a fault: ',' expected after '\"'"),
+        ("rows.csv", b'a,b\n"1,2\n3,4\n', "rows.csv:2: must be CSV, got a fault: unexpected end of data"),
+        ("rows.csv", b"a,b\n1,2\n3,\0\n", "rows.csv:3: must hold no NUL byte, got one as byte 3 of the line"),
+        ("rows.csv", b"a,b\n1,\xe9\n", "rows.csv:2: must be UTF-8, got 0xe9 as byte 3 of the line"),
     ],
 )
 def test_a_file_that_cannot_be_read(tmp_path, name, content, sentence):
@@ -129,6 +226,89 @@ def test_json_beyond_what_can_be_read(tmp_path, content):
 def test_a_broken_parquet_file(tmp_path):
     sentence = refusal_of_bytes(tmp_path, "rows.parquet", b"PAR1 and no more")
     assert sentence.startswith("rows.parquet must be a parquet file that can be read, got a fault after row 0: ")
+
+
+def saved(tmp_path: Path, rows: int = 4) -> Path:
+    Dataset.from_list([GOOD] * rows).save_to_disk(tmp_path / "saved", num_shards=2)
+    return tmp_path / "saved"
+
+
+def test_a_parquet_file_that_is_cut(tmp_path):
+    file = tmp_path / "rows.parquet"
+    Dataset.from_list([GOOD]).to_parquet(file)
+    sentence = refusal_of_bytes(tmp_path, "rows.parquet", file.read_bytes()[:-9])
+    assert sentence.startswith("rows.parquet must be a parquet file that can be read, got a fault after row 0: ")
+
+
+def test_a_parquet_file_with_a_hole(tmp_path):
+    file = tmp_path / "rows.parquet"
+    table = pa.table({"prompt": [f"{number:09}" * 9 for number in range(3000)]})
+    parquet.write_table(table, file, row_group_size=1000, use_dictionary=False)
+    raw = bytearray(file.read_bytes())
+    third = parquet.ParquetFile(file).metadata.row_group(2).column(0).data_page_offset
+    raw[third : third + 200] = bytes([255] * 200)
+    sentence = refusal_of_bytes(tmp_path, "rows.parquet", bytes(raw))
+    assert sentence.startswith("rows.parquet must be a parquet file that can be read, got a fault after row 2000: ")
+
+
+def test_two_columns_of_a_table_with_one_name(tmp_path):
+    table = pa.Table.from_arrays([pa.array(["1"]), pa.array(["2"])], names=["chosen", "chosen"])
+    parquet.write_table(table, tmp_path / "rows.parquet")
+    assert refusal(tmp_path / "rows.parquet") == "rows.parquet: the names of columns must differ, got 'chosen' for two"
+
+
+def test_text_of_a_table_that_is_no_text(tmp_path):
+    broken = pa.array([b"a", b"b", b"\xff"]).view(pa.string())
+    parquet.write_table(pa.table({"prompt": broken}), tmp_path / "rows.parquet")
+    assert refusal(tmp_path / "rows.parquet") == (
+        "rows.parquet:3: row must hold values that can be read, got a fault: "
+        "'utf-8' codec can't decode byte 0xff in position 0: invalid start byte"
+    )
+    parquet.write_table(pa.table({"prompt": ["a", "b\0"]}), tmp_path / "rows.parquet")
+    assert refusal(tmp_path / "rows.parquet") == "rows.parquet:2: prompt must hold no NUL character, got 'b\\x00'"
+
+
+def test_a_saved_data_set_with_a_file_missing(tmp_path):
+    directory = saved(tmp_path)
+    (directory / "data-00001-of-00002.arrow").unlink()
+    assert refusal(directory) == (
+        "saved must hold the files that its state.json lists, got no data-00001-of-00002.arrow; copy or save it again"
+    )
+
+
+@pytest.mark.parametrize(("left", "row"), [(-300, 2), (100, 2), (0, 2)])
+def test_a_saved_data_set_with_a_file_cut(tmp_path, left, row):
+    directory = saved(tmp_path)
+    file = directory / "data-00001-of-00002.arrow"
+    file.write_bytes(file.read_bytes()[:left])
+    assert refusal(directory).startswith(
+        f"saved must hold Arrow files that can be read, got a fault in {file.name} after row {row}: "
+    )
+
+
+@pytest.mark.parametrize(
+    ("state", "sentence"),
+    [
+        (
+            "{}",
+            "saved/state.json must list the files of a saved data set, got none; save it again with save_to_disk",
+        ),
+        ('{"_data', "saved/state.json:1: must be JSON, got a fault at column 2: Unterminated string starting at"),
+        ("[]", "saved/state.json must hold an object, got a list"),
+    ],
+)
+def test_a_saved_data_set_whose_state_is_broken(tmp_path, state, sentence):
+    directory = saved(tmp_path)
+    (directory / "state.json").write_text(state)
+    assert refusal(directory) == sentence
+
+
+def test_a_split_that_a_saved_data_set_does_not_have(tmp_path):
+    rows = Dataset.from_list([GOOD])
+    DatasetDict(train=rows, test=rows).save_to_disk(tmp_path / "saved")
+    assert refusal(tmp_path / "saved", split="trane") == (
+        "data.split must be a split of saved, got 'trane'; it has test, train"
+    )
 
 
 ROW_FAULTS = [

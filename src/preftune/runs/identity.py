@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from preftune.data.contents import file_hash, files_hash
+from preftune.data.files import local_source
 from preftune.refusals import Refusal, refuse_all
 
 _SAY_WHERE_NOT_WHAT = frozenset({"track", "launch", "run", "sweep", "dry_run"})
@@ -57,9 +59,9 @@ def identity(configuration: Mapping[str, object], contents: Mapping[str, str]) -
     Args:
         configuration: The resolved configuration as plain nested maps. DPOConfig's keys may stand in `train`
             or in `train.dpo`.
-        contents: Content hashes of local inputs by dotted key, for instance `data.path`, as `local_contents`
-            returns them. The hash stands in for the configuration's value at that key, so that a copy
-            elsewhere is the same run.
+        contents: Content hashes of local inputs by dotted key, for instance `data.path` or `data.mix.0.path`,
+            as `local_contents` returns them. The hash stands in for the configuration's value at that key, so
+            that a copy elsewhere is the same run.
 
     Returns:
         64 hexadecimal digits.
@@ -78,51 +80,54 @@ def directory_name(model: str, data: str, loss: str, identity: str) -> str:
     return re.sub(r"[^\w.-]", "_", f"{model}-{data}-{loss}-{identity[:8]}")
 
 
-def local_contents(paths: Mapping[str, str | None]) -> dict[str, str]:
+def local_contents(
+    paths: Mapping[str, str | None], sources: Mapping[str, tuple[str | None, str]] | None = None
+) -> dict[str, str]:
     """Hash the local files and directories that a run reads.
 
     Args:
         paths: Files or directories by the dotted key that names them; null is skipped.
+        sources: Sources of rows by the dotted key that names them: a file, a glob or a saved data set, and its
+            split; null is skipped.
 
     Returns:
-        SHA-256 by the same keys: of a file's bytes, or of a directory's sorted relative names and their
+        SHA-256 by the same keys: of a file's bytes, or of the sorted relative names of several files and their
         bytes. Hidden entries of a directory (`.git`, `.cache`) do not count.
 
     Raises:
         Refusal: A path does not exist or cannot be read. All such paths are named.
     """
     given = {name: Path(path) for name, path in paths.items() if path is not None}
-    refuse_all(
-        [
-            f"{name} must name an existing file or directory, got {str(path)!r}"
-            for name, path in given.items()
-            if not path.exists()
-        ]
-    )
-    return {name: _content_hash(name, path) for name, path in given.items()}
+    faults = [
+        f"{name} must name an existing file or directory, got {str(path)!r}"
+        for name, path in given.items()
+        if not path.exists()
+    ]
+    found = {}
+    for name, (path, split) in (sources or {}).items():
+        if path is not None:
+            try:
+                found[name] = local_source(path, split, re.sub(r"\.(\d+)", r"[\1]", name))
+            except Refusal as refusal:
+                faults.append(str(refusal))
+    refuse_all(faults)
+    contents = {name: _content_hash(name, path) for name, path in given.items()}
+    return contents | {name: source.content_hash() for name, source in found.items()}
 
 
 def _content_hash(name: str, path: Path) -> str:
     try:
-        return _directory_hash(path) if path.is_dir() else _file_hash(path)
+        return files_hash(_visible(path)) if path.is_dir() else file_hash(path)
     except OSError as error:
         raise Refusal(f"{name} must be readable, got {error.strerror} for {error.filename!r}") from error
 
 
-def _directory_hash(directory: Path) -> str:
-    files = {
+def _visible(directory: Path) -> dict[str, Path]:
+    return {
         path.relative_to(directory).as_posix(): path
         for path in directory.rglob("*")
         if path.is_file() and not any(part.startswith(".") for part in path.relative_to(directory).parts)
     }
-    return hashlib.sha256(
-        "".join(f"{json.dumps(name)} {_file_hash(files[name])}\n" for name in sorted(files)).encode()
-    ).hexdigest()
-
-
-def _file_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _with_effect(train: Mapping[str, object]) -> dict[str, object]:
@@ -138,12 +143,17 @@ def _with_effect(train: Mapping[str, object]) -> dict[str, object]:
 
 
 def _without(tree: Mapping[str, object], keys: Sequence[str]) -> dict[str, object]:
-    """Return `tree` less the leaf that `keys` lead to."""
+    """Return `tree` less the leaf that `keys` lead to; a number leads to an entry of a list."""
     first, *rest = keys
+    if not rest:
+        return {key: value for key, value in tree.items() if key != first}
     branch = tree.get(first)
-    if rest and isinstance(branch, Mapping):
+    if isinstance(branch, Mapping):
         return {**tree, first: _without(branch, rest)}
-    return {key: value for key, value in tree.items() if rest or key != first}
+    if isinstance(branch, list):
+        entries = _without({str(place): entry for place, entry in enumerate(branch)}, rest)
+        return {**tree, first: list(entries.values())}
+    return dict(tree)
 
 
 def _canonical(value: object) -> object:

@@ -4,15 +4,17 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
+from preftune.data.settings import SourceSettings
 from preftune.runs.directory import RunDirectory
 from preftune.runs.identity import directory_name, identity, local_contents
 
 # Settings that name a file or directory whose content, not whose place, makes the run.
-_INPUTS = ("model.path", "model.chat_template", "data.path", "adapter.path")
+_INPUTS = ("model.path", "model.chat_template", "adapter.path")
 
 
-def identify(resolved: Mapping[str, Mapping[str, str | None]]) -> tuple[Path, str]:
+def identify(resolved: Mapping[str, Mapping[str, Any]]) -> tuple[Path, str]:
     """Return the directory of a run, and its identity.
 
     Args:
@@ -23,13 +25,13 @@ def identify(resolved: Mapping[str, Mapping[str, str | None]]) -> tuple[Path, st
         Refusal: A local input does not exist.
     """
     inputs = {key: resolved[group].get(name) for key in _INPUTS for group, name in [key.split(".")]}
-    identified = identity(resolved, local_contents(inputs))
+    identified = identity(resolved, local_contents(inputs, _sources(resolved["data"])))
     model, data, loss = (str(resolved[group]["name"]) for group in ("model", "data", "loss"))
     return Path(resolved["run"]["dir"] or Path("runs") / directory_name(model, data, loss, identified)), identified
 
 
 @contextmanager
-def open_run(resolved: Mapping[str, Mapping[str, str | None]], *, scratch: bool) -> Iterator[RunDirectory]:
+def open_run(resolved: Mapping[str, Mapping[str, Any]], *, scratch: bool) -> Iterator[RunDirectory]:
     """Hold the run's directory for the while.
 
     Args:
@@ -44,3 +46,10 @@ def open_run(resolved: Mapping[str, Mapping[str, str | None]], *, scratch: bool)
         if scratch:
             path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / path.name
         yield stack.enter_context(RunDirectory.open(path, identified))
+
+
+def _sources(data: Mapping[str, Any]) -> dict[str, tuple[str | None, str]]:
+    """Return path and split of the sources of `data`, by key; the split counts where a path holds several."""
+    default = SourceSettings.model_fields["split"].default
+    entries = {"data": data} | {f"data.mix.{place}": entry for place, entry in enumerate(data.get("mix") or [])}
+    return {f"{key}.path": (entry.get("path"), entry.get("split") or default) for key, entry in entries.items()}
