@@ -7,10 +7,11 @@ from dataclasses import replace
 from rich.console import Console
 from rich.progress import track
 
-from preftune.data.layouts import columns_of, fitting, listed
+from preftune.data.layouts import columns_of, fitting, refuse_missing_columns
 from preftune.data.ledger import SplitLedger
+from preftune.data.ranked import RankedAnswers
 from preftune.data.rows import Row, RowError
-from preftune.data.scores import read_scores, score_columns
+from preftune.data.scores import read_extras
 from preftune.data.settings import DataSettings
 from preftune.pairs import PreferencePair, faults
 from preftune.refusals import Refusal
@@ -25,18 +26,20 @@ def read_pairs(rows: Iterable[Row], settings: DataSettings, dialect: str, accoun
         Refusal: The columns do not fit, there is no row, a row is wrong and `on_bad_row` is `stop`, or more rows
             are wrong than `max_dropped` allows.
     """
-    scores = score_columns(settings.score)
     console = Console(stderr=True)
     taken = list(track(rows, f"Reading {account.source}", console=console, transient=True))
     if not taken:
         raise Refusal(f"{account.source} must hold at least one row, got none")
-    read = fitting(taken, dialect, account.source, settings.columns)
-    _refuse_missing_scores(columns_of(taken), scores, account.source)
+    _, read = fitting(taken, settings.model_copy(update={"dialect": dialect}), account.source)
+    refuse_missing_columns(columns_of(taken), settings, account.source)
     account.read = len(taken)
     pairs, wrong = [], []
     for row in track(taken, f"Checking {account.source}", console=console, transient=True):
         try:
-            pair = replace(read(row), extras=read_scores(row, scores))
+            pair = read(row)
+            if isinstance(pair, RankedAnswers):
+                raise Refusal(f"data.dialect must read pairs, got {dialect}, which reads answers with scores")
+            pair = replace(pair, extras={**pair.extras, **read_extras(row, settings)})
         except RowError as fault:
             wrong.append([f"{row.origin}: {fault}"])
             continue
@@ -77,11 +80,3 @@ def _condition(fault: str) -> str:
     """Return what a fault asks for, without where and with what: `chosen must not be empty`."""
     asked = fault.split(": ", 1)[1].split(", got ")[0]
     return re.sub(r"\[\d+\]", "[]", asked)
-
-
-def _refuse_missing_scores(seen: set[str], scores: list[str], name: str) -> None:
-    if missing := [column for column in scores if column not in seen]:
-        raise Refusal(
-            f"data.score must name columns of {name}, got {', '.join(missing)}; its columns are {listed(seen)}, "
-            "and data.score=null takes no score"
-        )
