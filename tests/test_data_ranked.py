@@ -67,6 +67,11 @@ def test_an_answer_is_never_paired_with_its_own_text(answers, pairs):
     assert [row[:3] for row in told(answers_of(*answers))] == pairs
 
 
+def test_all_pairs_leave_out_those_of_one_text():
+    found = told(answers_of(("A", 5.0), ("B", 3.0), ("A", 1.0)), "all")
+    assert [row[:3] for row in found] == [("A", "B", 2.0), ("B", "A", 2.0)]
+
+
 def test_rows_with_the_same_prompt_are_joined_and_their_pairs_name_both():
     rows = [
         answers_of(("4", 1.0), origin="a.jsonl:3"),
