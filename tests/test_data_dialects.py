@@ -1,13 +1,11 @@
 """Each dialect reads its layout, exactly as it is published, into pairs."""
 
-from typing import get_args
-
 import pytest
 
 from preftune import pairs
 from preftune.data.dialects import COLUMNS, DIALECTS
 from preftune.data.rows import Row, RowError
-from preftune.data.settings import Dialect
+from preftune.data.settings import DIALECT_NAMES
 from preftune.pairs import PreferencePair
 
 USER = {"role": "user", "content": "2 + 2?"}
@@ -30,8 +28,8 @@ def told(pair: PreferencePair) -> tuple[list[dict[str, str]], str, str]:
 
 
 def test_every_dialect_that_settings_offer_has_a_reader_and_its_columns():
-    assert {"auto", *DIALECTS} == {"auto", *COLUMNS} == set(get_args(Dialect))
-    assert len(DIALECTS) == 7
+    assert {"auto", *DIALECTS} == {"auto", *COLUMNS} == set(DIALECT_NAMES)
+    assert len(DIALECTS) == 10
 
 
 @pytest.mark.parametrize("prompt", ["2 + 2?", [USER], USER])
@@ -164,8 +162,14 @@ def test_other_renderings_are_parsed_back_as_prompt_and_answer_and_as_whole_dial
 
 
 @pytest.mark.parametrize("dialect", ["messages", "openhermes"])
-def test_text_struck_out_in_html_is_plain_text(dialect):
-    assert read(dialect, prompt="2 + 2?", chosen="4", rejected="<s>4</s>").rejected == "<s>4</s>"
+@pytest.mark.parametrize("text", ["No: <s>4</s>", "<s>4</s> 5 <s>6</s>", "<s>4</s> 5"])
+def test_text_struck_out_in_html_is_plain_text(dialect, text):
+    assert read(dialect, prompt="2 + 2?", chosen="4", rejected=text).rejected == text
+
+
+@pytest.mark.parametrize("text", ["<s>5</s>", "<s> 5</s>\n", " <s>5</s></s>"])
+def test_begin_and_end_tokens_around_a_whole_answer_are_taken_off_it(text):
+    assert read("openhermes", prompt="2 + 2?", chosen="4", rejected=text).rejected == "5"
 
 
 def test_no_marker_of_any_template_is_left_in_what_openhermes_reads():

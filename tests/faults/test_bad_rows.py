@@ -336,10 +336,34 @@ ROW_FAULTS = [
             "4<|im_end|>\n",
             "4<|eot_id|>",
             "4</s>",
+            "<s>4</s>",
+            "4<|eot_id|><|end_of_text|>",
             "<s>[INST] Hi [/INST]",
             "[INST] Hi [/INST]",
             "<|user|>\n4",
         )
+    ),
+    *(
+        (
+            "messages",
+            GOOD,
+            {"rejected": text},
+            f"rejected must be text, got messages as text, {text!r}; "
+            "give them as a list, which JSON lines and parquet hold and CSV does not",
+        )
+        for text in (
+            '[{"role": "user", "content": "Hi"}]',
+            "[{'from': 'human', 'value': 'Hi'}]",
+            " [ {'content': 'Hi',\n 'role': 'user'}]",
+            '{"role": "assistant", "content": "5"}',
+        )
+    ),
+    (
+        "implicit",
+        IMPLICIT,
+        {"chosen": '[{"role": "user", "content": "Hi"}]'},
+        'chosen must be a list of messages, got messages as text, \'[{"role": "user", "content": "Hi"}]\'; '
+        "give them as a list, which JSON lines and parquet hold and CSV does not",
     ),
     # messages
     ("messages", GOOD, {"prompt": []}, "prompt must hold at least one message, got none"),
@@ -471,10 +495,41 @@ def test_the_first_five_faults_are_shown_and_the_others_counted(tmp_path):
     )
 
 
-@pytest.mark.parametrize("score", [None, "high", True, float("nan"), float("inf")])
+def test_a_column_that_is_missing_in_one_row_alone(tmp_path):
+    assert refusal_of_rows(tmp_path, [GOOD, {"prompt": "2 + 2?", "chosen": "4"}]) == (
+        "every row must be right, got 1 wrong of 2; mend or remove them, or set data.on_bad_row=drop:\n"
+        "  rows.jsonl:2: rejected must be text, got null"
+    )
+
+
+EXTRAS = {"probability": "p", "weight": "w"}
+VOTES = {"votes_chosen": "yes", "votes_rejected": "no"}
+
+
+@pytest.mark.parametrize(
+    ("extras", "good", "change", "fault"),
+    [
+        (EXTRAS, {"p": 0.7, "w": 1}, {"p": 1.5}, "p must be a number from 0 to 1, got 1.5"),
+        (EXTRAS, {"p": 0.7, "w": 1}, {"p": -0.1}, "p must be a number of at least 0, got -0.1"),
+        (EXTRAS, {"p": 0.7, "w": 1}, {"p": None}, "p must be a finite number, got null"),
+        (EXTRAS, {"p": 0.7, "w": 1}, {"w": -1}, "w must be a number of at least 0, got -1"),
+        (EXTRAS, {"p": 0.7, "w": 1}, {"w": "much"}, "w must be a finite number, got 'much'"),
+        (VOTES, {"yes": 3, "no": 1}, {"no": -1}, "no must be a number of at least 0, got -1"),
+        (VOTES, {"yes": 3, "no": 1}, {"yes": 0, "no": 0}, "yes and no must hold a vote, got 0 and 0"),
+    ],
+)
+def test_numbers_of_a_pair_outside_their_range(tmp_path, extras, good, change, fault):
+    rows = [{**GOOD, **good}, {**GOOD, **good, **change}]
+    assert refusal_of_rows(tmp_path, rows, extras=extras) == (
+        "every row must be right, got 1 wrong of 2; mend or remove them, or set data.on_bad_row=drop:\n"
+        f"  rows.jsonl:2: {fault}"
+    )
+
+
+@pytest.mark.parametrize("score", [None, "high", "1_0", "9" * 65, 10**400, True, float("nan"), float("inf")])
 def test_a_score_that_is_no_finite_number(tmp_path, score):
     rows = [{**GOOD, "gap": 1}, {**GOOD, "gap": score}]
-    shown = "null" if score is None else repr(score)
+    shown = "null" if score is None else repr(score) if len(repr(score)) <= 60 else f"{score!r:.57}..."
     assert refusal_of_rows(tmp_path, rows, score="gap") == (
         "every row must be right, got 1 wrong of 2; mend or remove them, or set data.on_bad_row=drop:\n"
         f"  rows.jsonl:2: gap must be a finite number, got {shown}"
@@ -485,7 +540,7 @@ def test_columns_that_do_not_fit_the_dialect(tmp_path):
     assert refusal_of_rows(tmp_path, [{"instruction": "2?", "output": "4"}], "openhermes") == (
         "rows.jsonl must have the columns question or prompt or input, chosen, rejected for "
         "data.dialect=openhermes, got instruction, output; choose the dialect that fits: "
-        "messages, ultrafeedback, openhermes, implicit, hh_rlhf, orca, sharegpt"
+        "messages, ultrafeedback, openhermes, implicit, hh_rlhf, orca, sharegpt, ranked, rated, labelled"
     )
 
 
@@ -493,7 +548,7 @@ def test_a_score_column_that_is_not_there(tmp_path):
     rows = [{**GOOD, "score_chosen": 1}]
     assert refusal_of_rows(tmp_path, rows, score=["score_chosen", "score_rejected"]) == (
         "data.score must name columns of rows.jsonl, got score_rejected; its columns are chosen, prompt, "
-        "rejected, score_chosen, and data.score=null takes no score"
+        "rejected, score_chosen, and data.score=null reads none"
     )
 
 
@@ -554,7 +609,11 @@ def test_auto_tells_the_columns_and_why_no_dialect_fits(tmp_path):
         "  hh_rlhf: reads 0 of the first 2 rows; rows.jsonl:1: chosen and rejected must begin with the same turns up "
         "to an '\\n\\nAssistant:', got '4' and '5'\n"
         "  orca: needs the columns system, question, chosen, rejected; there is no system\n"
-        "  sharegpt: needs the columns conversations, chosen, rejected; there is no conversations"
+        "  sharegpt: needs the columns conversations, chosen, rejected; there is no conversations\n"
+        "  ranked: needs the columns prompt or instruction, answers or completions; there is no prompt or "
+        "instruction, no answers or completions\n"
+        "  rated: needs the columns prompt, response; there is no prompt, no response\n"
+        "  labelled: needs the columns prompt, completion, label; there is no prompt, no completion, no label"
     )
 
 
@@ -569,7 +628,11 @@ def test_auto_tells_two_dialects_that_read_the_rows_differently(tmp_path):
         "  hh_rlhf: reads 0 of the first 2 rows; rows.jsonl:1: chosen and rejected must begin with the same turns up "
         "to an '\\n\\nAssistant:', got '4' and '5'\n"
         "  orca: needs the columns system, question, chosen, rejected; there is no system\n"
-        "  sharegpt: needs the columns conversations, chosen, rejected; there is no conversations"
+        "  sharegpt: needs the columns conversations, chosen, rejected; there is no conversations\n"
+        "  ranked: needs the columns prompt or instruction, answers or completions; there is no answers or "
+        "completions\n"
+        "  rated: needs the columns prompt, response; there is no response\n"
+        "  labelled: needs the columns prompt, completion, label; there is no completion, no label"
     )
 
 

@@ -1,14 +1,16 @@
-"""One small function a row layout: row in, pair out.
+"""One small function a row layout: row in, pair out, or answers with scores, of which pairs are made.
 
 A dialect raises `RowError` for the first field that does not hold what it reads; whether the pair makes
 sense (empty answers, equal answers, whose turn is last) is for `pairs.faults`.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
+from preftune.data.ranked import RankedAnswers
 from preftune.data.rendered import unrendered
 from preftune.data.rows import Row, RowError, shown
+from preftune.data.scores import number
 from preftune.data.settings import SAME_NAMES, ColumnSettings
 from preftune.data.turns import (
     Turns,
@@ -20,8 +22,10 @@ from preftune.data.turns import (
 )
 from preftune.pairs import Message, PreferencePair
 
-Dialect = Callable[[Row], PreferencePair]
+Dialect = Callable[[Row], PreferencePair | RankedAnswers]
 
+_LABELS = {"true": 1.0, "false": 0.0, "1": 1.0, "0": 0.0, "1.0": 1.0, "0.0": 0.0}
+_RANKS = ("rank", "overall_score", "score")
 _HH_TURN = re.compile(r"\n\n(Human|Assistant):")
 
 
@@ -48,7 +52,7 @@ def openhermes(row: Row) -> PreferencePair:
     Each is plain text, messages, or rendered text, which is read back to messages.
     """
     names = ("question", "prompt", "input")
-    asked = next((name for name in names if row.columns.get(name) is not None), "question")
+    asked = _first(row.columns, names)
     read = ("system", asked, "chosen", "rejected")
     values = {name: unrendered(row.columns.get(name), name) for name in read}
     prompt = with_system(_system_text(values["system"]), read_prompt(values[asked], asked))
@@ -94,7 +98,7 @@ def hh_rlhf(row: Row) -> PreferencePair:
         answers[name] = transcript[end + len(marker) :].strip()
         if another := _HH_TURN.search(answers[name]):
             raise RowError(f"{name} must end with one answer after the shared turns, got another {another[1]!r} turn")
-    return PreferencePair(_transcript(chosen[:end]), answers["chosen"], answers["rejected"], row.origin)
+    return PreferencePair(_transcript(chosen[:end], "chosen"), answers["chosen"], answers["rejected"], row.origin)
 
 
 def orca(row: Row) -> PreferencePair:
@@ -109,6 +113,37 @@ def sharegpt(row: Row) -> PreferencePair:
     return _pair(row, with_system(row.columns.get("system"), prompt))
 
 
+def ranked(row: Row) -> RankedAnswers:
+    r"""A prompt with a list of answers and their ranks or scores; optional `system`.
+
+    Nectar: `prompt` as plain text, messages or `\n\nHuman: ...\n\nAssistant: `, and `answers` of `{answer, rank}`, of
+    which 1 is the best: the score is -rank. UltraFeedback as it was rated: `instruction` or `prompt`, and
+    `completions` of `{response, overall_score}` or `{response, score}`.
+    """
+    asked = _first(row.columns, ("prompt", "instruction"))
+    listed = _first(row.columns, ("answers", "completions"))
+    prompt = with_system(row.columns.get("system"), _prompt_or_transcript(row.columns.get(asked), asked))
+    return RankedAnswers(prompt, _ranked_answers(row.columns.get(listed), listed), row.origin)
+
+
+def rated(row: Row, score: str = "score") -> RankedAnswers:
+    """`prompt`, `response` and a number in the column `score`: one of the answers to that prompt; optional `system`."""
+    prompt = with_system(row.columns.get("system"), read_prompt(row.columns.get("prompt"), "prompt"))
+    response = read_answer(row.columns.get("response"), "response", prompt)
+    return RankedAnswers(prompt, ((response, number(row.columns.get(score), score)),), row.origin)
+
+
+def labelled(row: Row) -> RankedAnswers:
+    """`prompt`, `completion` and `label`, true (1.0) or false (0.0): one of the answers; optional `system`."""
+    prompt = with_system(row.columns.get("system"), read_prompt(row.columns.get("prompt"), "prompt"))
+    completion = read_answer(row.columns.get("completion"), "completion", prompt)
+    label = row.columns.get("label")
+    score = _LABELS.get(str(label).strip().lower())
+    if score is None:
+        raise RowError(f"label must be true or false, or 1 or 0, got {shown(label)}")
+    return RankedAnswers(prompt, ((completion, score),), row.origin)
+
+
 DIALECTS: dict[str, Dialect] = {
     "messages": messages,
     "ultrafeedback": ultrafeedback,
@@ -117,6 +152,9 @@ DIALECTS: dict[str, Dialect] = {
     "hh_rlhf": hh_rlhf,
     "orca": orca,
     "sharegpt": sharegpt,
+    "ranked": ranked,
+    "rated": rated,
+    "labelled": labelled,
 }
 
 COLUMNS: dict[str, tuple[tuple[str, ...], ...]] = {
@@ -127,8 +165,17 @@ COLUMNS: dict[str, tuple[tuple[str, ...], ...]] = {
     "hh_rlhf": (("chosen",), ("rejected",)),
     "orca": (("system",), ("question",), ("chosen",), ("rejected",)),
     "sharegpt": (("conversations",), ("chosen",), ("rejected",)),
+    "ranked": (("prompt", "instruction"), ("answers", "completions")),
+    "rated": (("prompt",), ("response",)),
+    "labelled": (("prompt",), ("completion",), ("label",)),
 }
 """The columns that each dialect cannot do without; of a group, one is enough."""
+
+OF_ANSWERS = ("ranked", "rated", "labelled")
+"""The dialects that read answers with scores."""
+
+ONE_ANSWER_A_ROW = ("rated", "labelled")
+"""Those of which a row holds one answer: rows with the same prompt make the pairs."""
 
 
 def _pair(row: Row, prompt: Turns, names: ColumnSettings = SAME_NAMES) -> PreferencePair:
@@ -163,11 +210,43 @@ def _shared_turns(first: Turns, second: Turns) -> Turns:
     return first[: users[-1] + 1]
 
 
-def _transcript(text: str) -> Turns:
+def _transcript(text: str, field: str) -> Turns:
     before, *parts = _HH_TURN.split(text)
     if before.strip() or not parts:
-        raise RowError(rf"chosen must begin with '\n\nHuman:', got {shown(text)}")
+        raise RowError(rf"{field} must begin with '\n\nHuman:', got {shown(text)}")
     return tuple(
         Message(role="user" if name == "Human" else "assistant", content=content.strip())
         for name, content in zip(parts[::2], parts[1::2], strict=True)
     )
+
+
+def _first(columns: Mapping[str, object], names: tuple[str, ...]) -> str:
+    """Return the first of `names` that holds something, else the first of them."""
+    return next((name for name in names if columns.get(name) is not None), names[0])
+
+
+def _prompt_or_transcript(value: object, field: str) -> Turns:
+    if not isinstance(value, str) or not value.startswith("\n\nHuman:"):
+        return read_prompt(value, field)
+    return _transcript(read_text(value, field).rstrip().removesuffix("\n\nAssistant:"), field)
+
+
+def _ranked_answers(value: object, field: str) -> tuple[tuple[str, float], ...]:
+    if not isinstance(value, list | tuple) or not value:
+        raise RowError(f"{field} must be a list of answers, got {shown(value)}")
+    if wrong := [place for place, answer in enumerate(value) if not isinstance(answer, Mapping)]:
+        raise RowError(
+            f"{field}[{wrong[0]}] must be an answer with its {_listed(_RANKS)}, got {shown(value[wrong[0]])}"
+        )
+    # Of one kind for the whole row: a rank and a score have nothing in common.
+    rank = _first(value[0], _RANKS)
+    text = _first(value[0], ("answer", "response"))
+    read = []
+    for place, answer in enumerate(value):
+        score = number(answer.get(rank), f"{field}[{place}].{rank}")
+        read.append((read_text(answer.get(text), f"{field}[{place}].{text}"), -score if rank == "rank" else score))
+    return tuple(read)
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}"

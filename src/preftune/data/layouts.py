@@ -7,9 +7,12 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.markup import escape
 
-from preftune.data.dialects import COLUMNS, DIALECTS, Dialect, messages
+from preftune.data.dialects import COLUMNS, DIALECTS, OF_ANSWERS, Dialect, messages, rated
+from preftune.data.plugins import plugin
+from preftune.data.ranked import RankedAnswers
 from preftune.data.rows import Row, RowError
-from preftune.data.settings import SAME_NAMES, ColumnSettings
+from preftune.data.scores import required_columns
+from preftune.data.settings import ColumnSettings, SourceSettings
 from preftune.pairs import PreferencePair
 from preftune.refusals import Refusal, refuse_all
 
@@ -20,37 +23,51 @@ _RULED_OUT_BY = {"implicit": ("prompt", "question", "input", "conversations")}  
 
 
 class Fit(NamedTuple):
-    """How a dialect fares with the first rows: the pairs it reads, by row, or why it does not fit."""
+    """How a dialect fares with the first rows: what it reads, by row, or why it does not fit."""
 
-    pairs: Mapping[int, PreferencePair]
+    pairs: Mapping[int, PreferencePair | RankedAnswers]
     reason: str | None
 
 
-def fitting(rows: Sequence[Row], dialect: str, name: str, names: ColumnSettings = SAME_NAMES) -> Dialect:
-    """Return the reader for the rows of the source called `name`; with `auto`, say which.
+def fitting(rows: Sequence[Row], settings: SourceSettings, name: str) -> tuple[str, Dialect]:
+    """Return the name of the dialect that is taken, and the reader for the rows of a source; with `auto`, say which.
 
     Args:
-        rows: All of its rows.
-        dialect: Name of a dialect, or `auto`.
+        rows: Its first rows; of more than a hundred, `auto` looks at the first hundred.
+        settings: Of the source. Where a column is given by another name, the dialect is `messages`; a dotted path
+            names a function of the user's own.
         name: The source, as the user knows it.
-        names: Other names of the columns; where any is given, the dialect is `messages`.
 
     Raises:
-        Refusal: The columns do not fit the dialect or the names; with `auto`, no dialect fits, or two do and read
-            otherwise.
+        Refusal: The columns do not fit the dialect or the names; a setting would have no effect, or lacks; with `auto`,
+            no dialect fits, or two do and read otherwise; or a dotted path names no dialect.
     """
-    if names.given():
-        _refuse_absent(names, columns_of(rows), name)
-        return partial(messages, names=names)
-    if dialect == "auto":
-        return DIALECTS[_recognised(rows[:FIRST], name)]
-    seen = columns_of(rows)
-    if missing(seen, dialect):
-        raise Refusal(
-            f"{name} must have the columns {_needed(dialect)} for data.dialect={dialect}, got {listed(seen)}; "
-            f"choose the dialect that fits: {', '.join(DIALECTS)}"
-        )
-    return DIALECTS[dialect]
+    if settings.dialect is None:
+        raise Refusal("data.dialect must name the layout of the rows, got null")
+    if settings.columns.given():
+        _refuse_absent(settings.columns, columns_of(rows), name)
+        return "messages", partial(messages, names=settings.columns)
+    if "." in settings.dialect:
+        return settings.dialect, plugin(settings.dialect)
+    if settings.dialect == "auto":
+        taken = _recognised(rows[:FIRST], settings, name)
+    else:
+        taken = settings.dialect
+        _refuse_unfit(taken, columns_of(rows), name)
+    _refuse_numbers(taken, settings)
+    return taken, _reader(taken, settings)
+
+
+def refuse_missing_columns(seen: set[str], settings: SourceSettings, name: str) -> None:
+    """Refuse `settings` that read a number from a column that is not among those `seen`."""
+    faults = []
+    for setting, columns in _by_setting(required_columns(settings)).items():
+        if absent := [column for column in columns if column not in seen]:
+            faults.append(
+                f"{setting} must name columns of {name}, got {', '.join(absent)}; its columns are {listed(seen)}, "
+                f"and {setting}=null reads none"
+            )
+    refuse_all(faults)
 
 
 def columns_of(rows: Sequence[Row]) -> set[str]:
@@ -68,6 +85,43 @@ def missing(seen: set[str], dialect: str) -> list[str]:
     return [" or ".join(group) for group in COLUMNS[dialect] if not seen.intersection(group)]
 
 
+def _reader(dialect: str, settings: SourceSettings) -> Dialect:
+    if dialect == "rated" and isinstance(settings.score, str):
+        return partial(rated, score=settings.score)
+    return DIALECTS[dialect]
+
+
+def _refuse_unfit(dialect: str, seen: set[str], name: str) -> None:
+    if missing(seen, dialect):
+        raise Refusal(
+            f"{name} must have the columns {_needed(dialect)} for data.dialect={dialect}, got {listed(seen)}; "
+            f"choose the dialect that fits: {', '.join(DIALECTS)}"
+        )
+
+
+def _refuse_numbers(dialect: str, settings: SourceSettings) -> None:
+    """Refuse numbers of pairs where the rows hold answers, and a rating that is not named."""
+    if dialect not in OF_ANSWERS:
+        return
+    where = f"where data.dialect is {dialect}"
+    faults = []
+    if dialect == "rated" and not isinstance(settings.score, str):
+        got = "null" if settings.score is None else repr(settings.score)
+        faults.append(f"data.score must name the one column of the rating {where}, got {got}")
+    if dialect != "rated" and settings.score is not None:
+        faults.append(f"data.score must be null {where}, whose answers bring their own, got {settings.score!r}")
+    for field, column in settings.extras.given().items():
+        faults.append(f"data.extras.{field} must be null {where}, whose rows hold answers and no pair, got {column!r}")
+    refuse_all(faults)
+
+
+def _by_setting(columns: list[tuple[str, str]]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for setting, column in columns:
+        found.setdefault(setting, []).append(column)
+    return found
+
+
 def _refuse_absent(names: ColumnSettings, seen: set[str], name: str) -> None:
     needed = {group[0]: group[0] for group in COLUMNS["messages"]}
     faults = []
@@ -80,9 +134,9 @@ def _refuse_absent(names: ColumnSettings, seen: set[str], name: str) -> None:
     refuse_all(faults)
 
 
-def _recognised(rows: Sequence[Row], name: str) -> str:
+def _recognised(rows: Sequence[Row], settings: SourceSettings, name: str) -> str:
     seen = columns_of(rows)
-    fits = {dialect: _fit(rows, seen, dialect) for dialect in DIALECTS}
+    fits = {dialect: _fit(rows, seen, dialect, settings) for dialect in DIALECTS}
     fit = {dialect: found.pairs for dialect, found in fits.items() if found.reason is None}
     if not fit:
         raise Refusal(
@@ -108,15 +162,17 @@ def _recognised(rows: Sequence[Row], name: str) -> str:
     return taken
 
 
-def _fit(rows: Sequence[Row], seen: set[str], dialect: str) -> Fit:
+def _fit(rows: Sequence[Row], seen: set[str], dialect: str, settings: SourceSettings) -> Fit:
     if absent := missing(seen, dialect):
         return Fit({}, f"needs the columns {_needed(dialect)}; there is no {', no '.join(absent)}")
     if unread := seen.intersection(_RULED_OUT_BY.get(dialect, ())):
         return Fit({}, f"would not read the column {listed(unread)}")
-    pairs, faults = {}, []
+    if dialect == "rated" and not isinstance(settings.score, str):
+        return Fit({}, "needs data.score, the one column of the rating")
+    pairs, faults, read = {}, [], _reader(dialect, settings)
     for place, row in enumerate(rows):
         try:
-            pairs[place] = DIALECTS[dialect](row)
+            pairs[place] = read(row)
         except RowError as fault:
             faults.append(f"{row.origin}: {fault}")
     # Half: single bad rows are told of later, each with its fault.

@@ -4,7 +4,7 @@ import re
 from typing import NamedTuple
 
 from preftune.data.rows import RowError, shown
-from preftune.data.turns import ROLES
+from preftune.data.turns import CLOSERS, ROLES
 from preftune.pairs import Message
 
 
@@ -61,25 +61,43 @@ TEMPLATES = (
     ),
 )
 
-_CLOSED_ANSWER = re.compile(r"(.*?)(?:(<\|im_end\|>|<\|eot_id\|>|<\|end_of_text\|>|</s>)\s*)+", re.DOTALL)
-_STRUCK_OUT = re.compile("</?s>")  # HTML, in which "</s>" ends no turn
-
 
 def unrendered(value: object, field: str) -> object:
     """Return rendered text as messages, or as plain text where it is an answer that only closes its turn.
 
-    Whatever holds no template marker is returned as it is. A generation prompt at the end is dropped.
+    Whatever holds no template marker is returned as it is. `<s>...</s>` around a whole text is taken off it, and a
+    generation prompt at the end is dropped.
 
     Raises:
         RowError: The text holds template markers, yet is no whole dialogue of one template.
     """
     if not isinstance(value, str):
         return value
-    closed = _CLOSED_ANSWER.fullmatch(value)
-    if closed and _marker(closed[1]) is None and not _STRUCK_OUT.search(closed[1]):
-        return closed[1] if closed[2] == "<|im_end|>" else closed[1].strip()
+    answer = _closed_answer(value)
+    if answer is not None:
+        return answer
     template = _template(value)
     return value if template is None else _messages(value, field, template)
+
+
+def _closed_answer(text: str) -> str | None:
+    """Return an answer without the markers that close it, `<s>...</s>` around it too; None where it is no such text."""
+    end, last = len(text), None
+    while True:
+        before = end
+        while before and text[before - 1].isspace():
+            before -= 1
+        closer = next((closer for closer in CLOSERS if text.endswith(closer, 0, before)), None)
+        if closer is None:
+            break
+        end, last = before - len(closer), last or closer
+    answer = text[:end]
+    if last == "</s>" and answer.lstrip().startswith("<s>"):
+        answer = answer.lstrip().removeprefix("<s>")
+    # Another "<s>" or "</s>" is HTML, in which "</s>" ends no turn.
+    if last is None or "<s>" in answer or "</s>" in answer or _marker(answer) is not None:
+        return None
+    return answer if last == "<|im_end|>" else answer.strip()
 
 
 def _messages(text: str, field: str, template: Template) -> list[Message]:

@@ -13,22 +13,26 @@ ROLES: dict[str, Role] = {
     "assistant": "assistant",
     "gpt": "assistant",
 }
-RENDERED = re.compile(
+CLOSERS = ("<|im_end|>", "<|eot_id|>", "<|end_of_text|>", "</s>")
+"""What chat templates end a turn with."""
+
+_OPENED = re.compile(
     r"\s*(<\|(im_start|im_end|begin_of_text|start_header_id|eot_id|system|user|assistant)\|>|(<s>\s*)?\[INST\])"
-    r"|.*<\|(im_end|eot_id|end_of_text)\|>\s*\Z"
-    r"|(?!.*<s>).*</s>\s*\Z",
-    re.DOTALL,
 )
-"""Text that begins or ends as one that a chat template has rendered; `<s>...</s>` within a text is HTML."""
+_SERIALISED = re.compile(r"""(?:\[\s*)?\{\s*["'](?:role|from|content|value)["']\s*:""")
+_ROLE = re.compile(r"""["'](?:role|from)["']\s*:\s*["'](?:system|user|human|assistant|gpt)["']""")
+_AS_LIST = "give them as a list, which JSON lines and parquet hold and CSV does not"
 
 Turns = tuple[Message, ...]
 
 
 def read_text(value: object, field: str) -> str:
-    """Return `value` where it is text that no chat template has rendered yet."""
+    """Return `value` where it is text that no chat template has rendered yet, and no messages written out as text."""
     if not isinstance(value, str):
         raise RowError(f"{field} must be text, got {shown(value)}")
-    if RENDERED.match(value):
+    if _is_serialised(value):
+        raise RowError(f"{field} must be text, got messages as text, {shown(value)}; {_AS_LIST}")
+    if is_rendered(value):
         raise RowError(
             f"{field} must be text that no chat template has rendered, got {shown(value)}; "
             "data.dialect=openhermes reads ChatML, Llama-3, Mistral and Zephyr"
@@ -36,11 +40,24 @@ def read_text(value: object, field: str) -> str:
     return value
 
 
+def is_rendered(text: str) -> bool:
+    """Tell whether `text` begins or ends as one that a chat template has rendered.
+
+    `<s>...</s>` within a text is HTML, which strikes it out; around a whole text it is a template's.
+    """
+    if _OPENED.match(text):
+        return True
+    whole = text.strip()
+    return whole.endswith(CLOSERS) and not (whole.endswith("</s>") and "<s>" in whole[1:])
+
+
 def read_turns(value: object, field: str) -> Turns:
     """Return messages, `{role, content}` or `{from, value}`, as turns; one message is a dialogue of one."""
     if isinstance(value, Mapping):
         return (_turn(value, field),)
     if not isinstance(value, list | tuple):
+        if isinstance(value, str) and _is_serialised(value):
+            raise RowError(f"{field} must be a list of messages, got messages as text, {shown(value)}; {_AS_LIST}")
         raise RowError(f"{field} must be a list of messages, got {shown(value)}")
     if not value:
         raise RowError(f"{field} must hold at least one message, got none")
@@ -89,6 +106,11 @@ def _turn(message: object, field: str) -> Message:
     if not isinstance(name, str) or name not in ROLES:
         raise RowError(f"{field}.{role} must be one of {', '.join(ROLES)}, got {shown(name)}")
     return Message(role=ROLES[name], content=read_text(message.get(content), f"{field}.{content}"))
+
+
+def _is_serialised(text: str) -> bool:
+    whole = text.strip()  # so that no pattern begins with white space, of which a text may have a million
+    return whole.endswith(("}", "]")) and bool(_SERIALISED.match(whole)) and bool(_ROLE.search(whole))
 
 
 def _without_system(prompt: Turns) -> Turns:
