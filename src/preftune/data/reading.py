@@ -22,11 +22,11 @@ from rich.console import Console
 from rich.progress import track
 
 from preftune.data.control import Control
-from preftune.data.dialects import Dialect
-from preftune.data.layouts import FIRST, columns_of, fitting, listed
+from preftune.data.dialects import ONE_ANSWER_A_ROW, Dialect
+from preftune.data.layouts import FIRST, columns_of, fitting, refuse_missing_columns
 from preftune.data.ranked import RankedAnswers, grouped, pairs_of
 from preftune.data.rows import Chunk, Row, RowError
-from preftune.data.scores import read_extras, required_columns
+from preftune.data.scores import read_extras
 from preftune.data.settings import SourceSettings
 from preftune.data.store import Batches, encoded, write_store
 from preftune.data.workers import mapped
@@ -87,6 +87,7 @@ class Piece:
 class Reader:
     """Reads chunks, in whatever process."""
 
+    dialect_name: str
     dialect: Dialect
     settings: SourceSettings
     control: Control
@@ -106,15 +107,14 @@ class Reader:
 
     def _read(self, row: Row, piece: Piece) -> None:
         read = self.dialect(row)
-        extras = read_extras(row, self.settings)
         if isinstance(read, PreferencePair):
-            self.check([replace(read, extras={**read.extras, **extras})], piece)
-        elif len(read.answers) == 1:
+            self.check([replace(read, extras={**read.extras, **read_extras(row, self.settings)})], piece)
+        elif self.dialect_name in ONE_ANSWER_A_ROW:
             piece.answers.append(read)
         else:
             pairs = pairs_of(read, self.settings.pairing, self.settings.pairing_gap)
             piece.unpaired += not pairs
-            self.check([replace(pair, extras={**pair.extras, **extras}) for pair in pairs], piece)
+            self.check(pairs, piece)
 
     def check(self, pairs: Iterable[PreferencePair], piece: Piece) -> None:
         """Put `pairs` into `piece`, or count them as one wrong row where any of them is wrong."""
@@ -155,8 +155,8 @@ def read_into(
     if not first:
         raise Refusal(f"{name} must hold at least one row, got none")
     dialect, read = fitting(first, settings, name)
-    _refuse_missing(columns_of(first), settings, name)
-    reader = Reader(read, settings, control)
+    refuse_missing_columns(columns_of(first), settings, name)
+    reader = Reader(dialect, read, settings, control)
     watched = track(
         itertools.chain(seen, chunks), f"reading {name}", console=Console(stderr=True), transient=True, total=None
     )
@@ -229,7 +229,8 @@ class _Spool:
     def add(self, answers: Iterable[RankedAnswers]) -> None:
         for answer in answers:
             if not self._files:
-                self._files = [self._open.enter_context(tempfile.TemporaryFile()) for _ in range(_PARTS)]
+                made = (tempfile.TemporaryFile() for _ in range(_PARTS))  # noqa: SIM115  the stack closes them
+                self._files = [self._open.enter_context(file) for file in made]
             part = zlib.crc32(json.dumps(answer.prompt).encode()) % _PARTS
             pickle.dump(answer, self._files[part])
 
@@ -246,12 +247,3 @@ def _kind(fault: str) -> str:
     """Return what a fault asks for, without where and with what: `chosen must not be empty`."""
     asked = fault.split(": ", 1)[1].split(", got ")[0]
     return re.sub(r"\[\d+\]", "[]", asked)
-
-
-def _refuse_missing(seen: set[str], settings: SourceSettings, name: str) -> None:
-    for key, column in required_columns(settings):
-        if column not in seen:
-            raise Refusal(
-                f"{key} must name columns of {name}, got {column}; its columns are {listed(seen)}, "
-                f"and {key}=null reads none"
-            )

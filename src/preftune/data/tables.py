@@ -32,7 +32,7 @@ class TableRows:
 
     def rows(self) -> Iterator[Row]:
         """Yield the rows."""
-        import pyarrow as pa  # type: ignore[import-untyped]
+        import pyarrow as pa
 
         table = pa.ipc.open_stream(self.stream).read_all()
         decode = _decoder(table.schema)

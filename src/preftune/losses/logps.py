@@ -28,7 +28,7 @@ class PairLogps:
     reference_rejected: Tensor
     chosen_lengths: Tensor | None = None
     rejected_lengths: Tensor | None = None
-    extras: Mapping[str, Tensor] = field(default_factory=dict)
+    extras: Mapping[str, Tensor] = field(default_factory=dict, kw_only=True)
 
     def chosen_logratio(self) -> Tensor:
         """Return log pi(chosen) - log ref(chosen), of shape `(B,)`, in nats."""

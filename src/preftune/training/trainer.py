@@ -237,7 +237,7 @@ class PairTrainer(DPOTrainer):
         super().compute_loss(_recording(model, outputs), inputs)
         chosen, rejected = outputs[0].log_probs.sum(dim=1).chunk(2)
         lengths = inputs["completion_mask"][:, 1:].sum(dim=1).chunk(2)
-        return PairLogps(chosen, rejected, *reference, lengths[0], lengths[1], extras)
+        return PairLogps(chosen, rejected, *reference, *lengths, extras=extras)
 
     def _extras(self, rows: Tensor) -> dict[str, Tensor]:
         places = rows.cpu().numpy()
