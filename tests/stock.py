@@ -138,10 +138,10 @@ def write_pairs(path: Path, made: list[PreferencePair]) -> Path:
     return path
 
 
-def table(made: Sequence[PreferencePair]) -> PairTable:
+def table(made: Sequence[PreferencePair], **facts: object) -> PairTable:
     """Return pairs as a table on disk, in batches of three."""
     directory = Path(tempfile.mkdtemp())
-    write_store(directory, [encoded(made[start : start + 3]) for start in range(0, len(made), 3)], {})
+    write_store(directory, [encoded(made[start : start + 3]) for start in range(0, len(made), 3)], facts)
     return PairTable([PairStore(directory)])
 
 

@@ -154,12 +154,29 @@ def test_the_ledger_of_a_run_adds_up(tmp_path):
         "train": {
             "source": "hermes2k.jsonl",
             "read": 41,
-            "dropped": {"duplicate": 1, "beyond data.top_k": 10, "held out": 6},
+            "dropped": {"duplicate": 1, "duplicate but for case or space": 0, "beyond data.top_k": 10, "held out": 6},
+            "made": None,
             "kept": 24,
             "truncated": 0,
+            "escaped": 0,
+            "conflicting": 0,
+            "shared_prompts": 0,
+            "dialect": {"hermes2k.jsonl": "openhermes"},
             "wrong": [],
         },
-        "held_out": {"source": "hermes2k.jsonl", "read": 6, "dropped": {}, "kept": 6, "truncated": 0, "wrong": []},
+        "held_out": {
+            "source": "hermes2k.jsonl",
+            "read": 6,
+            "dropped": {},
+            "made": None,
+            "kept": 6,
+            "truncated": 0,
+            "escaped": 0,
+            "conflicting": 0,
+            "shared_prompts": 0,
+            "dialect": {},
+            "wrong": [],
+        },
     }
     assert (len(prepared.train), len(prepared.held_out)) == (24, 6)
 
@@ -176,8 +193,9 @@ def test_a_split_of_the_hub_is_held_out_and_its_prompts_leave_train(tmp_path, mo
     assert [pair.chosen for pair in prepared.train] == [f"Good {n}" for n in range(8)]
     assert [pair.origin for pair in prepared.held_out] == [f"owner/name[test]:{n}" for n in (1, 2, 4)]
     account = prepared.ledger.to_json()
-    assert account["train"]["dropped"] == {"duplicate": 0, "prompt in the held-out split": 2}
-    assert account["held_out"]["dropped"] == {"duplicate": 1}
+    none = {"duplicate": 0, "duplicate but for case or space": 0}
+    assert account["train"]["dropped"] == {**none, "prompt in the held-out split": 2}
+    assert account["held_out"]["dropped"] == {**none, "duplicate": 1}
     assert account["held_out"]["kept"] == 3
 
 

@@ -319,7 +319,7 @@ def test_the_200_real_pairs_load_and_the_two_that_come_twice_are_counted():
     prepared = load_pairs(settings)
     account = prepared.ledger.to_json()
     assert account["train"]["read"] == 200
-    assert account["train"]["dropped"] == {"duplicate": 2, "held out": 10}
+    assert account["train"]["dropped"] == {"duplicate": 2, "duplicate but for case or space": 0, "held out": 10}
     assert (len(prepared.train), len(prepared.held_out)) == (188, 10)
     assert prepared.train[0].origin.startswith("dpo_en_demo_200.json:")
     assert prepared.true_reward is None

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
@@ -18,6 +19,8 @@ from preftune import command_line, config
 from preftune.data.ledger import Ledger, SplitLedger, TopKCut
 from preftune.data.loading import PreparedPairs
 from preftune.data.selection import select
+from preftune.data.store import Numbers
+from preftune.data.table import PairTable
 from preftune.models.tokenizer import ChatTokenizer
 from preftune.pairs import PreferencePair
 from preftune.refusals import Refusal
@@ -25,7 +28,7 @@ from preftune.reporting import pairs_terminal
 from preftune.reporting.inert import inert
 from preftune.reporting.pair_report import BINS, LengthBias, PairReport, Quartile, Shares
 from preftune.reporting.pairs import length_bias, lengths, quantile, report_pairs, score_histogram, shares
-from preftune.tokens import TokenRow, tokenize
+from preftune.tokens import tokenize
 from recipes import pairs as recipe
 from tests import stock
 
@@ -33,20 +36,21 @@ CONF = Path(__file__).parents[1] / "conf"
 CHATML = ChatTokenizer(stock.tokenizer(stock.CHATML), "<|im_end|>")
 
 
-def row(prompt: int, chosen: int, rejected: int) -> TokenRow:
-    return {"prompt_ids": [1] * prompt, "chosen_ids": [1] * chosen, "rejected_ids": [1] * rejected, "row": 0}
+def tokens(*counts: int) -> Numbers:
+    return np.array(counts)
 
 
-def report_of(pairs: list[PreferencePair], held_out: int = 50, **choices: Any) -> PairReport:
+def report_of(pairs: list[PreferencePair] | PairTable, held_out: int = 50, **choices: Any) -> PairReport:
     """Report on `pairs` as a run would that holds out `held_out` more."""
     before = choices.pop("dropped", {})
     read = len(pairs) + held_out + sum(before.values())
     train = SplitLedger("made", read=read, dropped={**before, "held out": held_out})
     train.top_k = choices.pop("cut", None)
-    rows = tokenize(pairs, CHATML, max_length=choices.get("max_length"), overlong=choices.pop("overlong", "stop"))
+    table = pairs if isinstance(pairs, PairTable) else stock.table(pairs)
+    rows = tokenize(table, CHATML, max_length=choices.get("max_length"), overlong=choices.pop("overlong", "stop"))
     train.dropped |= rows.dropped
     train.truncated = rows.truncated
-    prepared = PreparedPairs(pairs, [], Ledger(train, SplitLedger("made", read=held_out)), None, "")
+    prepared = PreparedPairs(table, table, Ledger(train, SplitLedger("made", read=held_out)), None, "")
     return report_pairs(prepared, rows, CHATML, **{"batch": 2, "max_length": None, "seed": 0} | choices)
 
 
@@ -59,56 +63,56 @@ def printed(monkeypatch: pytest.MonkeyPatch, report: PairReport, **console: Any)
 
 def test_a_quantile_is_one_of_the_values() -> None:
     values = [40, 10, 30, 20]
-    assert [quantile(values, share) for share in (0.25, 0.5, 0.51, 0.95, 1.0)] == [10, 20, 30, 40, 40]
+    assert [quantile(tokens(*values), share) for share in (0.25, 0.5, 0.51, 0.95, 1.0)] == [10, 20, 30, 40, 40]
 
 
 def test_a_histogram_counts_every_pair_in_bins_of_one_width() -> None:
-    found = lengths([1, 1, 2, 2 * BINS])
+    found = lengths(tokens(1, 1, 2, 2 * BINS))
     assert (found.least, found.median, found.p95, found.most) == (1, 1, 64, 64)
     assert found.histogram == (3, *[0] * (BINS - 2), 1)  # 63 / 32 tokens a bin: 1 and 2 share the first
-    assert lengths([8, 9]).histogram == (1, *[0] * (BINS - 2), 1)
-    assert lengths([7, 7]).histogram == (2, *[0] * (BINS - 1))
+    assert lengths(tokens(8, 9)).histogram == (1, *[0] * (BINS - 2), 1)
+    assert lengths(tokens(7, 7)).histogram == (2, *[0] * (BINS - 1))
 
 
 def test_the_histogram_shows_one_pair_among_many() -> None:
-    assert pairs_terminal.bars(lengths([1] * 100 + [BINS] + [BINS // 2] * 50)) == (
+    assert pairs_terminal.bars(lengths(tokens(*[1] * 100, BINS, *[BINS // 2] * 50))) == (
         "█" + " " * (BINS // 2 - 2) + "▄" + " " * (BINS // 2 - 1) + "▁"
     )
 
 
 def test_length_bias_leaves_answers_of_one_length_aside() -> None:
-    found = length_bias([row(1, 5, 2), row(1, 4, 3), row(1, 3, 4), row(1, 2, 2)])
+    found = length_bias(tokens(5, 4, 3, 2), tokens(2, 3, 4, 2))
     # The differences are +3, +1, -1 and 0: three that differ, in parts of 0, 1, 1 and 1.
     parts = (Quartile(1, 1, longer=1, pairs=1), Quartile(1, 1, longer=0, pairs=1), Quartile(3, 3, longer=1, pairs=1))
     assert found == LengthBias(longer=2, shorter=1, equal=1, median_difference=0.5, quartiles=parts)
     assert found.share == pytest.approx(2 / 3)
-    assert length_bias([row(1, 2, 2)]).share == 0.5
+    assert length_bias(tokens(2), tokens(2)).share == 0.5
 
 
 def test_the_bias_of_a_quartile_is_that_of_pairs_that_differ_about_as_much() -> None:
     # Shorter by 1 and 2, longer by 3 to 8.
-    found = length_bias([row(1, 10 + by, 10) for by in (-1, 8, 3, -2, 4, 7, 5, 6)])
+    found = length_bias(10 + tokens(-1, 8, 3, -2, 4, 7, 5, 6), tokens(*[10] * 8))
     assert found.quartiles == (Quartile(1, 2, 0, 2), Quartile(3, 4, 2, 2), Quartile(5, 6, 2, 2), Quartile(7, 8, 2, 2))
 
 
 def test_a_histogram_of_scores_takes_any_finite_numbers() -> None:
-    assert score_histogram([0.0, 0.0, 1.0, 32.0]) == (2, 1, *[0] * (BINS - 3), 1)
-    assert score_histogram([2.5, 2.5]) == (2, *[0] * (BINS - 1))
-    assert score_histogram([-1.7e308, 0.0, 1.7e308]) == (1, *[0] * 15, 1, *[0] * 14, 1)
+    assert score_histogram(np.array([0.0, 0.0, 1.0, 32.0])) == (2, 1, *[0] * (BINS - 3), 1)
+    assert score_histogram(np.array([2.5, 2.5])) == (2, *[0] * (BINS - 1))
+    assert score_histogram(np.array([-1.7e308, 0.0, 1.7e308])) == (1, *[0] * 15, 1, *[0] * 14, 1)
 
 
 def test_shares_count_the_prompt_twice_and_pad_both_answers_to_one_length() -> None:
     # Tokens: 2 * 4 + 2 + 6 = 16 and 2 * 2 + 2 + 2 = 8. Together both are 10 wide: 4 * 10 = 40 places for 24.
-    rows = [row(4, 2, 6), row(2, 2, 2)]
-    assert shares(rows, 2, seed=0) == Shares(loss=12 / 24, second_prompt=6 / 24, padding=1 - 24 / 40, batch=2)
+    rows = tokens(4, 2), tokens(2, 2), tokens(6, 2)
+    assert shares(*rows, 2, seed=0) == Shares(loss=12 / 24, second_prompt=6 / 24, padding=1 - 24 / 40, batch=2)
     # Alone: 2 * 10 + 2 * 4 = 28 places.
-    assert shares(rows, 1, seed=0).padding == pytest.approx(1 - 24 / 28)
+    assert shares(*rows, 1, seed=0).padding == pytest.approx(1 - 24 / 28)
 
 
 def test_padding_is_that_of_a_random_order() -> None:
     # Sorted, each batch holds one length and nothing is padded.
-    rows = [row(1, length, length) for length in (1, 1, 9, 9) * 10]
-    assert shares(rows, 2, seed=0).padding > 0.1
+    answers = tokens(*(1, 1, 9, 9) * 10)
+    assert shares(tokens(*[1] * 40), answers, answers, 2, seed=0).padding > 0.1
 
 
 def test_answers_whose_length_gives_the_label_away_are_warned_of() -> None:
@@ -163,7 +167,7 @@ def test_ties_at_the_cut_of_top_k_are_counted_and_warned_of() -> None:
     ]
     account = SplitLedger("x", read=7)
     settings = stock.data_settings(Path("x.jsonl"), score="score", top_k=4)
-    kept = select(made, settings, account)
+    kept = list(select(stock.table(made), settings, account))
     assert account.top_k == TopKCut(score=1.0, kept=2, dropped=3)
     found = report_of(kept, cut=account.top_k)
     assert "5 pairs tie at the cut of top_k, at a score of 1: 2 of them were kept, by content hash" in found.warnings
@@ -173,7 +177,7 @@ def test_ties_at_the_cut_of_top_k_are_counted_and_warned_of() -> None:
 
 def test_a_top_k_that_drops_nothing_has_no_cut() -> None:
     account = SplitLedger("x", read=4)
-    select(balanced(score=1.0), stock.data_settings(Path("x.jsonl"), score="score", top_k=4), account)
+    select(stock.table(balanced(score=1.0)), stock.data_settings(Path("x.jsonl"), score="score", top_k=4), account)
     assert account.top_k is None
 
 
@@ -196,12 +200,12 @@ def test_a_score_of_0_is_counted_and_warned_of() -> None:
 
 def test_numbers_that_travel_with_pairs_are_named() -> None:
     found = report_of(with_extras({"score": 1.0, "weight": 2.0}, {"probability": 0.5}, {"weight": 1.0}, {}))
-    assert found.extras == {"weight": 2, "probability": 1}
+    assert found.extras == {"probability": 1, "weight": 2}
     assert found.warnings == (
-        "2 of 4 train pairs carry a weight: only a loss that reads it is moved by it, and one that does not trains "
-        "every pair alike",
         "1 of 4 train pairs carry a probability: only a loss that reads it is moved by it, and one that does not "
         "trains every pair alike",
+        "2 of 4 train pairs carry a weight: only a loss that reads it is moved by it, and one that does not trains "
+        "every pair alike",
     )
 
 
@@ -222,9 +226,9 @@ def test_many_wrong_rows_are_warned_of_and_few_are_not() -> None:
 
 
 def test_pairs_are_counted_by_source_the_most_frequent_first() -> None:
-    origins = ("b.json:1", "C:a.json:7", "C:a.json:8", "odd")
-    made = [PreferencePair(p.prompt, p.chosen, p.rejected, o) for p, o in zip(balanced(), origins, strict=True)]
-    assert list(report_of(made).sources.items()) == [("C:a.json", 2), ("b.json", 1), ("odd", 1)]
+    made = balanced(6)
+    stores = [*stock.table(made[:2], name="b.json").stores, *stock.table(made[2:], name="a.json").stores]
+    assert list(report_of(PairTable(stores)).sources.items()) == [("a.json", 4), ("b.json", 2)]
 
 
 def test_the_longest_pairs_are_named_by_origin() -> None:

@@ -67,11 +67,13 @@ class TokenizedPairs:
 
     def lengths(self, name: str) -> Numbers:
         """Return the tokens of `prompt`, `chosen` or `rejected` of each row, of shape `(rows,)`."""
-        return compute.list_value_length(self.rows.data.column(f"{name}_ids")).to_numpy().astype(np.int64)
+        counts: Numbers = compute.list_value_length(self.rows.data.column(f"{name}_ids")).to_numpy()
+        return counts.astype(np.int64)
 
     def places(self) -> Numbers:
         """Return the place of each row's pair in `pairs`, of shape `(rows,)`."""
-        return self.rows.data.column("row").to_numpy()  # type: ignore[no-any-return]
+        places: Numbers = self.rows.data.column("row").to_numpy()
+        return places
 
 
 @dataclass

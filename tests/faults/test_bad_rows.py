@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -102,8 +103,12 @@ def test_a_file_that_the_system_does_not_give(tmp_path, monkeypatch, error):
     file = tmp_path / "rows.jsonl"
     file.write_text(json.dumps(GOOD))
 
-    def closed(*_: object) -> None:
-        raise error
+    opened = Path.open
+
+    def closed(path: Path, *arguments: Any, **named: Any) -> Any:
+        if path == file:
+            raise error
+        return opened(path, *arguments, **named)
 
     monkeypatch.setattr(Path, "open", closed)
     assert (
@@ -242,7 +247,7 @@ def test_a_parquet_file_that_is_cut(tmp_path):
 
 def test_a_parquet_file_with_a_hole(tmp_path):
     file = tmp_path / "rows.parquet"
-    table = pa.table({"prompt": [f"{number:09}" * 9 for number in range(3000)]})
+    table = pa.table({name: [f"{name} {n:09}" * 9 for n in range(3000)] for name in ("prompt", "chosen", "rejected")})
     parquet.write_table(table, file, row_group_size=1000, use_dictionary=False)
     raw = bytearray(file.read_bytes())
     third = parquet.ParquetFile(file).metadata.row_group(2).column(0).data_page_offset

@@ -62,6 +62,8 @@ def report_pairs(
     carried = {name: column[places] for name, column in pairs.train.extras().items()}
     scores = _scores(carried.pop("score", np.empty(0)), ledger.train.top_k)
     extras = {name: int(_given(column).size) for name, column in carried.items() if not name.startswith("score_")}
+    if pairs.true_reward is not None:
+        extras = {}  # the toy's probability is for those who look, not for the loss
     overlap = ledger.train.dropped.get("prompt in the held-out split", 0)
     return PairReport(
         ledger=ledger.to_json(),
