@@ -61,7 +61,7 @@ def train(run: config.Config, directory: RunDirectory, tracker: Tracker) -> None
         said = measure_answers(trainer, prepared, run.evaluate, run.seed)
     save_policy(prepared.policy, prepared.chat.tokenizer, directory.path)
     results = summary.summarise(trainer.totals(), seconds.seconds, start, end, said, run.engine, verified)
-    directory.write_results(results, said.rows)
+    directory.write_results(results, said.rows, prepared.pairs.ledger.to_json())
     tracker.summarise(results)
     tracker.log_samples(said.rows)
     terminal.print_results(directory.path, results, said.rows)

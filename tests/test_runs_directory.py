@@ -36,7 +36,7 @@ def finished(path: Path, identity: str = IDENTITY) -> None:
         with directory.running():
             directory.progress(3, 3)
             directory.log({"loss": 0.5}, step=3)
-            directory.write_results({"loss_last": 0.5}, [])
+            directory.write_results({"loss_last": 0.5}, [], {})
 
 
 def test_a_run_leaves_the_files_of_the_contract(tmp_path: Path) -> None:
@@ -47,7 +47,7 @@ def test_a_run_leaves_the_files_of_the_contract(tmp_path: Path) -> None:
             directory.log({"loss": 0.6931}, step=1)
             directory.log({"loss": 0.5, "eval_loss": 0.6}, step=2)
             directory.progress(2, 2)
-            directory.write_results({"steps": 2}, [{"prompt": "p", "policy": "é"}])
+            directory.write_results({"steps": 2}, [{"prompt": "p", "policy": "é"}], {})
     path = directory.path
     assert sorted(entry.name for entry in path.iterdir() if entry.name != ".lock") == [
         "config.yaml",
@@ -126,7 +126,7 @@ def test_an_unfinished_run_says_where_it_stopped_and_starts_over(tmp_path: Path)
         assert directory.previous() is None
         directory.start(CONFIGURATION, {})
         directory.log({"loss": 0.7}, step=1)
-        directory.write_results({}, [{"prompt": "old"}])
+        directory.write_results({}, [{"prompt": "old"}], {})
         directory.progress(12, 62)
         with pytest.raises(KeyboardInterrupt), directory.running():
             raise KeyboardInterrupt
@@ -160,14 +160,14 @@ def test_numbers_that_json_does_not_know_are_written_as_strings(tmp_path: Path) 
     with RunDirectory.open(tmp_path, IDENTITY) as directory:
         directory.start(CONFIGURATION, {})
         directory.log({"loss": float("nan"), "high": float("inf"), "low": float("-inf")}, step=1)
-        directory.write_results({"eval": {"loss": float("nan"), "all": [1.0, float("inf")]}}, [])
+        directory.write_results({"eval": {"loss": float("nan"), "all": [1.0, float("inf")]}}, [], {})
     assert read(tmp_path / "metrics.jsonl") == {"step": 1, "loss": "nan", "high": "inf", "low": "-inf"}
     assert read(tmp_path / "summary.json") == {"eval": {"loss": "nan", "all": [1.0, "inf"]}}
 
 
 def test_text_that_utf8_cannot_hold_is_written_as_json_escapes(tmp_path: Path) -> None:
     with RunDirectory.open(tmp_path, IDENTITY) as directory:
-        directory.write_results({}, [{"policy": "a\ud800b"}])
+        directory.write_results({}, [{"policy": "a\ud800b"}], {})
     assert read(tmp_path / "samples.jsonl") == {"policy": "a\ud800b"}
 
 
@@ -234,10 +234,10 @@ def test_a_broken_manifest_is_refused_by_its_path(tmp_path: Path) -> None:
 
 def test_a_write_that_fails_leaves_the_older_file_whole(tmp_path: Path) -> None:
     with RunDirectory.open(tmp_path, IDENTITY) as directory:
-        directory.write_results({"steps": 1}, [])
+        directory.write_results({"steps": 1}, [], {})
         with pytest.raises(TypeError):
-            directory.write_results({"steps": object()}, [])
+            directory.write_results({"steps": object()}, [], {})
         (tmp_path / ".summary.json.tmp").mkdir()
         with pytest.raises(OSError, match="Is a directory"):
-            directory.write_results({"steps": 2}, [])
+            directory.write_results({"steps": 2}, [], {})
     assert read(tmp_path / "summary.json") == {"steps": 1}

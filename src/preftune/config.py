@@ -158,12 +158,32 @@ def _half_precisions_match(model: ModelSettings, train: TrainSettings) -> str | 
     return None
 
 
+def _a_stream_ends(data: DataSettings, train: TrainSettings) -> str | None:
+    if data.streaming and train.dpo.get("max_steps", -1) <= 0:
+        return (
+            "train.max_steps must be above 0 where data.streaming is true, got "
+            f"{train.dpo.get('max_steps', -1)}: how many rows will come is not known"
+        )
+    return None
+
+
+def _a_stream_is_read_once(data: DataSettings, train: TrainSettings) -> str | None:
+    if data.streaming and train.dpo.get("dataloader_num_workers"):
+        return (
+            "train.dataloader_num_workers must be 0 where data.streaming is true, got "
+            f"{train.dpo['dataloader_num_workers']}: the rows come through one process"
+        )
+    return None
+
+
 _RELATIONS: tuple[Callable[..., str | None], ...] = (
     _dropout_acts,
     _reference_adapter_exists,
     _full_training_is_not_quantised,
     _full_training_has_no_targets,
     _half_precisions_match,
+    _a_stream_ends,
+    _a_stream_is_read_once,
 )
 
 
@@ -211,8 +231,12 @@ def _place(location: tuple[int | str, ...]) -> tuple[Mapping[str, Any], str, lis
         if "discriminator" in here:
             here = _resolved(root, {"$ref": here["discriminator"]["mapping"][step]})
             continue
+        entry = _resolved(root, here.get("items", {}))
+        if isinstance(step, int) and "properties" in entry:
+            here, key = entry, f"{key}[{step}]"
+            continue
         if "properties" not in here:
-            break  # what follows is the member of a union, or an entry of a list
+            break  # what follows is the member of a union, or an entry of a list of values
         siblings = [f"{key}.{name}".lstrip(".") for name in here["properties"]]
         key = f"{key}.{step}".lstrip(".")
         here = _resolved(root, here["properties"].get(step, {}))

@@ -10,9 +10,10 @@ The ids are kept in the cache under a hash of pairs, tokenizer, template and len
 """
 
 import hashlib
+import itertools
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,20 +23,24 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as compute
+from datasets.iterable_dataset import ExamplesIterable
 from rich.console import Console
 from rich.progress import track
 
 from preftune.caches import cache_directory, key_of, made_once
 from preftune.data.loading import PreparedPairs, fingerprint
 from preftune.data.store import Numbers
+from preftune.data.streaming import PairStream
 from preftune.data.table import PairTable
 from preftune.data.workers import mapped
 from preftune.encoding import Encoder
 from preftune.models.tokenizer import ChatTokenizer
-from preftune.pairs import Message
+from preftune.pairs import Message, PreferencePair
 from preftune.refusals import Refusal
 
 BATCH = 500  # pairs rendered and encoded at once
+_AT_ONCE = 100  # pairs of a stream rendered and encoded at once
+_MIXED = 2000  # pairs of a stream among which the next is drawn
 _LONG = 5000  # pairs from which the stage is long enough to show a bar
 _IDS, _FACTS = "ids.arrow", "facts.json"
 _SCHEMA = pa.schema(
@@ -140,6 +145,24 @@ def tokenize_splits(
     return splits[0], splits[1]
 
 
+def token_stream(
+    stream: PairStream, chat: ChatTokenizer, *, max_length: int | None, overlong: Overlong, seed: int
+) -> datasets.IterableDataset:
+    """Return rows as those of `TokenizedPairs`, made as they are asked for, in an order mixed over some thousand."""
+
+    def rows() -> Iterator[tuple[int, dict[str, Any]]]:
+        start, pairs = 0, iter(stream)
+        while batch := list(itertools.islice(pairs, _AT_ONCE)):
+            piece = work.tokenized(batch, start)
+            stream.count(start, len(batch), piece.dropped, piece.truncated)
+            yield from ((row["row"], row) for row in piece.ids.to_pylist())
+            start += len(batch)
+
+    work = _Tokenizer(PairTable([]), Encoder(chat), max_length, overlong)
+    examples = ExamplesIterable(lambda: rows(), {})
+    return datasets.IterableDataset(examples).shuffle(seed=seed, buffer_size=_MIXED)
+
+
 def prompt_ids(prompt: Sequence[Message], chat: ChatTokenizer) -> list[int]:
     """Return the ids of `prompt` with the assistant's turn opened, as generation starts from them."""
     encoder = Encoder(chat)
@@ -156,7 +179,10 @@ class _Tokenizer:
         self.overlong = overlong
 
     def __call__(self, start: int) -> _Piece:
-        pairs = list(self.pairs[start : start + BATCH])
+        return self.tokenized(list(self.pairs[start : start + BATCH]), start)
+
+    def tokenized(self, pairs: list[PreferencePair], start: int) -> _Piece:
+        """Return the ids of `pairs`, the first of which is at the place `start`."""
         columns: list[list[Any]] = [[], [], [], []]
         piece = _Piece(pa.RecordBatch.from_pylist([], _SCHEMA))
         for place, (pair, ids) in enumerate(zip(pairs, self.encoder.pairs(pairs), strict=True)):

@@ -10,13 +10,15 @@ from preftune.data.tables import table_chunks
 from preftune.refusals import Refusal
 
 
-def hub_chunks(dataset_id: str, revision: str | None, split: str, place: str = "data") -> Iterator[Chunk]:
+def hub_chunks(
+    dataset_id: str, revision: str | None, split: str, place: str = "data", *, streaming: bool = False
+) -> Iterator[Chunk]:
     """Yield the rows of one split of a dataset, from the hub or from its cache.
 
     Raises:
         Refusal: The hub cannot be reached, the dataset is gated, or it has no such revision or split.
     """
-    rows = _loaded(dataset_id, revision, split, place)
+    rows = _loaded(dataset_id, revision, split, place, streaming=streaming)
     first = 1
     for table in rows.with_format("arrow").iter(CHUNK_ROWS):
         yield from table_chunks(table, f"{dataset_id}[{split}]", first)
@@ -33,12 +35,12 @@ def hub_fingerprint(dataset_id: str, revision: str | None, split: str, place: st
     return hashlib.sha256(json.dumps([dataset_id, revision, split, rows._fingerprint]).encode()).hexdigest()
 
 
-def _loaded(dataset_id: str, revision: str | None, split: str, place: str) -> Any:
+def _loaded(dataset_id: str, revision: str | None, split: str, place: str, *, streaming: bool = False) -> Any:
     import datasets
     import httpx
 
     try:
-        return datasets.load_dataset(dataset_id, revision=revision, split=split)
+        return datasets.load_dataset(dataset_id, revision=revision, split=split, streaming=streaming)
     except (OSError, ValueError, httpx.HTTPError, datasets.exceptions.DatasetsError) as error:
         raise Refusal(_reason(error, dataset_id, revision, split, place)) from error
 

@@ -1,7 +1,8 @@
 """From settings to the pairs of a run: read, check, select, hold out, and account for every row."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from preftune.data.selection import hold_out, select, without_duplicates, withou
 from preftune.data.settings import DataSettings, SourceSettings
 from preftune.data.sources import source_chunks, source_fingerprint, source_name
 from preftune.data.store import PairStore, encoded, write_store
+from preftune.data.streaming import SAMPLE, PairStream, first_prompts, prompt_key
 from preftune.data.table import PairTable
 from preftune.pairs import PreferencePair, faults
 from preftune.refusals import Refusal
@@ -32,6 +34,7 @@ class PreparedPairs:
         ledger: What became of every row.
         true_reward: The known reward of a text, where the data come from the toy world.
         fingerprint: Hex digest of the content of both splits, in order.
+        stream: Where the rows are streamed, the pairs to train on; `train` is then a sample of them.
     """
 
     train: PairTable
@@ -39,6 +42,7 @@ class PreparedPairs:
     ledger: Ledger
     true_reward: Callable[[str], float] | None
     fingerprint: str
+    stream: PairStream | None = None
 
 
 def load_pairs(settings: DataSettings, control_tokens: Sequence[str] = ()) -> PreparedPairs:
@@ -51,6 +55,8 @@ def load_pairs(settings: DataSettings, control_tokens: Sequence[str] = ()) -> Pr
     Raises:
         Refusal: The source cannot be read, a row is wrong, or the selection leaves nothing.
     """
+    if settings.streaming:
+        return _streamed(settings, control_tokens)
     true_reward = None
     if settings.toy is not None:
         table, true_reward = _toy_pairs(settings.toy.pairs, settings.toy.label_noise)
@@ -59,9 +65,7 @@ def load_pairs(settings: DataSettings, control_tokens: Sequence[str] = ()) -> Pr
         table, account = _split(settings, settings.split, control_tokens)
     selected = select(table, settings, account)
     if settings.test_split is not None and settings.path is None:
-        fixed = settings.model_copy(update={"dialect": next(iter(account.dialect.values()))})
-        held_out, held_account = _split(fixed, settings.test_split, control_tokens)
-        held_out = without_duplicates(held_out, settings, held_account)
+        held_out, held_account = _test_split(settings, settings.test_split, account.dialect, control_tokens)
         train = without_prompts_of(selected, held_out, account)
     else:
         train, held_out = hold_out(selected, settings.test_size, settings.split_seed)
@@ -74,6 +78,28 @@ def load_pairs(settings: DataSettings, control_tokens: Sequence[str] = ()) -> Pr
         true_reward=true_reward,
         fingerprint=fingerprint(train, held_out),
     )
+
+
+def _streamed(settings: DataSettings, control_tokens: Sequence[str]) -> PreparedPairs:
+    stream = PairStream(settings, control_tokens)
+    if settings.test_split is not None and settings.path is None:
+        held_out, held_account = _test_split(settings, settings.test_split, {}, control_tokens)
+    else:
+        held_out = stored(first_prompts(stream, int(settings.test_size)))
+        held_account = SplitLedger(stream.account.source, read=len(held_out))
+    stream.held_out = {prompt_key(pair) for pair in held_out}
+    sample = stored(list(itertools.islice(stream, SAMPLE)))
+    ledger = Ledger(train=stream.account, held_out=held_account)
+    return PreparedPairs(sample, held_out, ledger, None, fingerprint(sample, held_out), stream)
+
+
+def _test_split(
+    settings: DataSettings, split: str, dialect: Mapping[str, str], control_tokens: Sequence[str]
+) -> tuple[PairTable, SplitLedger]:
+    """Return the pairs of a split of its own, read as train was."""
+    fixed = settings.model_copy(update={"dialect": next(iter(dialect.values()), settings.dialect)})
+    held_out, account = _split(fixed, split, control_tokens)
+    return without_duplicates(held_out, settings, account), account
 
 
 def fingerprint(*tables: PairTable) -> str:

@@ -94,6 +94,13 @@ class Reader:
 
     def __call__(self, chunk: Chunk) -> Piece:
         """Return the pairs of a chunk, encoded, and what is wrong in it."""
+        piece = self.read(chunk)
+        piece.batches = encoded(piece.pairs)
+        piece.pairs = []
+        return piece
+
+    def read(self, chunk: Chunk) -> Piece:
+        """Return the pairs of a chunk, and what is wrong in it."""
         piece = Piece()
         for row in chunk.rows():
             piece.rows += 1
@@ -101,8 +108,6 @@ class Reader:
                 self._read(row, piece)
             except RowError as fault:
                 piece.wrong.add([f"{row.origin}: {fault}"])
-        piece.batches = encoded(piece.pairs)
-        piece.pairs = []
         return piece
 
     def _read(self, row: Row, piece: Piece) -> None:
@@ -151,7 +156,7 @@ def read_into(
         Refusal: The columns do not fit, there is no row, or a row is wrong and `stop` is set.
     """
     chunks = iter(chunks)
-    seen, first = _first_rows(chunks)
+    seen, first = first_rows(chunks)
     if not first:
         raise Refusal(f"{name} must hold at least one row, got none")
     dialect, read = fitting(first, settings, name)
@@ -185,7 +190,8 @@ def read_into(
     write_store(directory, batches(), facts)
 
 
-def _first_rows(chunks: Iterator[Chunk]) -> tuple[list[Chunk], list[Row]]:
+def first_rows(chunks: Iterator[Chunk]) -> tuple[list[Chunk], list[Row]]:
+    """Take chunks off a source until they hold the rows that a dialect is recognised by; return both."""
     seen: list[Chunk] = []
     rows: list[Row] = []
     while len(rows) < FIRST and (chunk := next(chunks, None)) is not None:

@@ -257,13 +257,15 @@ class DataSettings(SourceSettings):
     def _streaming_faults(self) -> Iterator[str]:
         if not self.streaming or self.source == "toy":
             return
-        why = "which needs the whole set, where data.streaming is true"
+        why = "where data.streaming is true, since it needs the whole set"
         for key in _NEEDS_THE_WHOLE_SET:
             if (value := getattr(self, key)) is not None:
-                yield f"data.{key} must be null, {why}, got {shown(value)}"
+                yield f"data.{key} must be null {why}, got {shown(value)}"
         for key in ("duplicates", "conflicts"):
             if (value := getattr(self, key)) != "keep":
-                yield f"data.{key} must be keep, {why}, got {value}"
+                yield f"data.{key} must be keep {why}, got {value}"
+        if self.max_dropped is not None:
+            yield f"data.max_dropped must be null {why}, got {self.max_dropped:g}"
         if self.test_size < 1 and self.test_split is None:
             yield (
                 "data.test_size must be a number of prompts, the first of the rows, where data.streaming is true, got "

@@ -9,13 +9,16 @@ from preftune.data.settings import DataSettings, SourceSettings
 from preftune.refusals import Refusal
 
 
-def source_chunks(settings: SourceSettings, split: str, place: str = "data") -> Iterator[Chunk]:
+def source_chunks(
+    settings: SourceSettings, split: str, place: str = "data", *, streaming: bool = False
+) -> Iterator[Chunk]:
     """Return the rows of `split` in pieces; local files, which have no splits, give all that they hold.
 
     Args:
         settings: The source.
         split: Split of a data set of the hub, or of a saved `DatasetDict`.
         place: The group of settings that error sentences name: `data`, or `data.mix[1]`.
+        streaming: Read a data set of the hub over the network rather than fetch it first.
 
     Raises:
         Refusal: The source is missing or cannot be read, here or while the pieces are taken.
@@ -23,7 +26,7 @@ def source_chunks(settings: SourceSettings, split: str, place: str = "data") -> 
     if settings.path:
         return local_source(settings.path, split, f"{place}.path").chunks()
     if settings.id:
-        return hub_chunks(settings.id, settings.revision, split, place)
+        return hub_chunks(settings.id, settings.revision, split, place, streaming=streaming)
     raise Refusal(_no_source(place))
 
 

@@ -30,7 +30,8 @@ def plan_lines(
         ("device", _device()),
         ("turns end in", f"{prepared.chat.end_of_turn}; padding is {prepared.chat.tokenizer.pad_token}"),
         *(("note", note) for note in prepared.chat.notes),
-        ("train pairs", account(prepared.pairs.ledger.train)),
+        ("train pairs", "streamed, as they come" if prepared.stream else account(prepared.pairs.ledger.train)),
+        *(("rows read as", dialect) for dialect in sorted(set(prepared.pairs.ledger.train.dialect.values()))),
         ("held-out pairs", account(prepared.pairs.ledger.held_out)),
         ("steps", steps_line(prepared.steps)),
         ("loss", ", ".join([loss.name, *(f"{key} {value:g}" for key, value in parameters.items())])),
@@ -42,7 +43,7 @@ def plan_lines(
 def steps_line(steps: Steps) -> str:
     """Return how many steps there are, and what one holds."""
     batch = f"{steps.batch} pairs a step in {steps.accumulation} micro-batches"
-    if steps.batch > steps.pairs:
+    if steps.pairs is not None and steps.batch > steps.pairs:
         batch = f"all {steps.pairs} pairs a step, fewer than train.global_batch_size={steps.batch}"
     return f"{steps.steps}, of which {steps.warmup_steps} warm up; {batch}"
 

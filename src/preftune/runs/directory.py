@@ -196,8 +196,14 @@ class RunDirectory:
         with (self.path / "metrics.jsonl").open("ab") as file:
             file.write(line({"step": step, **metrics}))
 
-    def write_results(self, summary: Mapping[str, object], samples: Iterable[Mapping[str, object]]) -> None:
-        """Write samples.jsonl, one object per line, and summary.json."""
+    def write_results(
+        self,
+        summary: Mapping[str, object],
+        samples: Iterable[Mapping[str, object]],
+        ledger: Mapping[str, object],
+    ) -> None:
+        """Write samples.jsonl, one object per line, summary.json, and the ledger, which a stream has completed."""
+        write_json(self.path / "ledger.json", ledger)
         replace(self.path / "samples.jsonl", b"".join(line(sample) for sample in samples))
         write_json(self.path / "summary.json", summary)
 

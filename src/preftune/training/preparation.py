@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from datasets import IterableDataset
 from peft import PeftModel
 from rich.console import Console
 from transformers import PreTrainedModel
@@ -15,7 +16,7 @@ from preftune.models.settings import FullSettings, LowRankSettings, ModelSetting
 from preftune.models.source import ModelSource, locate
 from preftune.models.tokenizer import ChatTokenizer, load_tokenizer
 from preftune.pairs import Message
-from preftune.tokens import TokenizedPairs, tokenize_splits
+from preftune.tokens import TokenizedPairs, token_stream, tokenize_splits
 from preftune.training.settings import TrainSettings
 from preftune.training.steps import Steps, count_steps
 
@@ -32,6 +33,7 @@ class Prepared:
         held_out: Pairs to evaluate on, as ids.
         policy: The model, with the adapter that trains.
         steps: How many steps the rows come to.
+        stream: Where the data are streamed, the pairs to train on, as ids; `rows` is then a sample of them.
     """
 
     source: ModelSource
@@ -41,6 +43,7 @@ class Prepared:
     held_out: TokenizedPairs
     policy: PreTrainedModel | PeftModel
     steps: Steps
+    stream: IterableDataset | None = None
 
     def held_out_prompts(self) -> list[tuple[Message, ...]]:
         """Return the prompts of the pairs that are evaluated on."""
@@ -72,7 +75,10 @@ def prepare(
     chat = load_tokenizer(model, source)
     pairs = load_pairs(data, control_tokens(chat))
     rows, held_out = tokenize_splits(pairs, chat, train.max_length, data.overlong)
-    steps = count_steps(train, len(rows.rows))
+    stream = None
+    if pairs.stream is not None:
+        stream = token_stream(pairs.stream, chat, max_length=train.max_length, overlong=data.overlong, seed=seed)
+    steps = count_steps(train, None if stream else len(rows.rows))
     with Console().status(f"loading the weights of {source.location}"):
         policy = load_policy(model, adapter, source, seed=seed)
-    return Prepared(source, chat, pairs, rows, held_out, policy, steps)
+    return Prepared(source, chat, pairs, rows, held_out, policy, steps, stream)

@@ -13,26 +13,26 @@ class Steps:
     """How the rows become optimizer steps.
 
     Attributes:
-        pairs: Pairs in one epoch.
+        pairs: Pairs in one epoch; None where they are streamed.
         steps: Optimizer steps in all.
         warmup_steps: Steps over which the learning rate rises.
         accumulation: Micro-batches in one optimizer step, on each device.
         batch: Pairs in one optimizer step.
     """
 
-    pairs: int
+    pairs: int | None
     steps: int
     warmup_steps: int
     accumulation: int
     batch: int
 
 
-def count_steps(train: TrainSettings, pairs: int, *, devices: int | None = None) -> Steps:
+def count_steps(train: TrainSettings, pairs: int | None, *, devices: int | None = None) -> Steps:
     """Work out the steps of a run over `pairs` pairs.
 
     Args:
         train: Batch sizes, epochs or steps, warm-up.
-        pairs: Pairs in one epoch.
+        pairs: Pairs in one epoch; None where they are streamed, and `max_steps` counts.
         devices: Processes with one device each; None asks the launcher's environment.
 
     Raises:
@@ -48,9 +48,10 @@ def count_steps(train: TrainSettings, pairs: int, *, devices: int | None = None)
             f"{devices} devices, got {train.global_batch_size}"
         )
     accumulation = train.global_batch_size // (per_device * devices)
-    per_epoch = math.ceil(math.ceil(pairs / (per_device * devices)) / accumulation)
-    limit = train.dpo.get("max_steps", -1)
-    steps = limit if limit > 0 else math.ceil(train.dpo.get("num_train_epochs", 3.0) * per_epoch)
+    steps = train.dpo.get("max_steps", -1)
+    if pairs is not None and steps <= 0:
+        per_epoch = math.ceil(math.ceil(pairs / (per_device * devices)) / accumulation)
+        steps = math.ceil(train.dpo.get("num_train_epochs", 3.0) * per_epoch)
     warmup = _warmup(train.dpo.get("warmup_steps", 0), steps)
     return Steps(pairs, steps, warmup, accumulation, train.global_batch_size)
 

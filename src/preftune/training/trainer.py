@@ -104,7 +104,7 @@ class PairTrainer(DPOTrainer):
             model=policy,
             ref_model=None if is_adapter else copy.deepcopy(policy).requires_grad_(False),
             args=arguments,
-            train_dataset=prepared.rows.rows,
+            train_dataset=prepared.stream or prepared.rows.rows,
             eval_dataset=prepared.held_out.rows,
             processing_class=chat.tokenizer,
             data_collator=_Collator(chat.tokenizer.pad_token_id, arguments.max_length),
@@ -118,7 +118,7 @@ class PairTrainer(DPOTrainer):
         self.precompute_ref_logps = True  # the stock loss reads the reference from the batch: compute_loss puts it
         self.pair_loss, self.from_scratch = pair_loss, from_scratch
         self.starts_at_reference = not is_adapter or reference == "adapter" or _is_zero(policy)
-        self.pairs = {"train": prepared.pairs.train, "eval": prepared.pairs.held_out}
+        self.pairs = {"train": prepared.pairs.stream or prepared.pairs.train, "eval": prepared.pairs.held_out}
         self.extras = {split: pairs.extras() for split, pairs in self.pairs.items()}
         self.seconds_in_reference = 0.0
         self.pairs_seen = 0
