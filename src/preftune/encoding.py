@@ -5,12 +5,14 @@ before the answer: what stands on the two sides of a control token is encoded in
 first pair against an encoding of the whole text.
 """
 
+import functools
 from collections.abc import Iterator, Sequence
 
 from preftune.data.rendered import TEMPLATES
 from preftune.models.tokenizer import ChatTokenizer
 from preftune.pairs import Message, PreferencePair
 from preftune.refusals import Refusal
+from preftune.words import Words
 
 Ids = tuple[list[int], list[int], list[int]]
 Turns = list[Message]
@@ -61,13 +63,19 @@ class Encoder:
 
     def encode(self, texts: list[str]) -> list[list[int]]:
         """Return the ids of rendered texts, to which nothing is added."""
+        if self._words is None:
+            return self.encode_afresh(texts)
+        return self._words.encode(texts)
+
+    def encode_afresh(self, texts: list[str]) -> list[list[int]]:
+        """Return what `encode` does, from the tokenizer alone."""
+        ids: list[list[int]] = self.chat.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        return ids
+
+    @functools.cached_property
+    def _words(self) -> Words | None:
         backend = getattr(self.chat.tokenizer, "backend_tokenizer", None)
-        if backend is None:
-            ids: list[list[int]] = self.chat.tokenizer(texts, add_special_tokens=False)["input_ids"]
-            return ids
-        backend.no_truncation()
-        backend.no_padding()
-        return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
+        return None if backend is None else Words(backend)
 
     def pairs(self, pairs: Sequence[PreferencePair]) -> Iterator[Ids]:
         """Yield the ids of each pair's prompt, chosen and rejected answer.
@@ -82,8 +90,8 @@ class Encoder:
             part for text, cut in zip(texts, cuts, strict=True) for part in (text[0][:cut], *(t[cut:] for t in text))
         ]
         encoded = self.encode(parts)
-        if any(cuts) and [encoded[0] + tail for tail in encoded[1:4]] != self.encode(list(texts[0])):
-            encoded = self.encode([part for text in texts for part in ("", *text)])
+        if [encoded[0] + tail for tail in encoded[1:4]] != self.encode_afresh(list(texts[0])):
+            encoded = self.encode_afresh([part for text in texts for part in ("", *text)])
         for place, pair in enumerate(pairs):
             head, *tails = encoded[4 * place : 4 * place + 4]
             prompt, chosen, rejected = (head + tail for tail in tails)

@@ -37,8 +37,8 @@ class PairKeys(NamedTuple):
 def keys_of(pair: PreferencePair, prompt: str) -> PairKeys:
     """Return the digests of `pair`, whose prompt is written as the JSON text `prompt`."""
     asked, chosen, rejected = (_digest(text) for text in (prompt, pair.chosen, pair.rejected))
-    normal_prompt = json.dumps([(turn["role"], _normal(turn["content"])) for turn in pair.prompt], ensure_ascii=False)
-    normal = [_digest(text) for text in (normal_prompt, _normal(pair.chosen), _normal(pair.rejected))]
+    turns = "\0".join(f"{turn['role']} {_normal(turn['content'])}" for turn in pair.prompt)  # no text holds NUL
+    normal = [_digest(text) for text in (turns, _normal(pair.chosen), _normal(pair.rejected))]
     return PairKeys(
         content=_joined(asked, chosen, rejected),
         normalized=_joined(*normal),

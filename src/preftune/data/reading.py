@@ -113,7 +113,8 @@ class Reader:
     def _read(self, row: Row, piece: Piece) -> None:
         read = self.dialect(row)
         if isinstance(read, PreferencePair):
-            self.check([replace(read, extras={**read.extras, **read_extras(row, self.settings)})], piece)
+            extras = read_extras(row, self.settings)
+            self.check([replace(read, extras={**read.extras, **extras}) if extras else read], piece)
         elif self.dialect_name in ONE_ANSWER_A_ROW:
             piece.answers.append(read)
         else:
