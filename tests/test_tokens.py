@@ -45,47 +45,6 @@ def test_a_dialogue_holds_exactly_one_bos() -> None:
     assert text(LLAMA3, row["chosen_ids"]) == "Good day.<|eot_id|>"
 
 
-def test_the_same_pair_gets_the_same_ids_as_from_stock_trl() -> None:
-    from trl.trainer.dpo_trainer import _tokenize
-
-    for made in (CHATML, LLAMA3):
-        turns = list(PAIR.prompt)
-        prompt = _tokenize(made.tokenizer, turns, add_generation_prompt=True)["input_ids"]
-        full = _tokenize(made.tokenizer, [*turns, {"role": "assistant", "content": PAIR.chosen}])["input_ids"]
-        row = one(made)
-        assert row["prompt_ids"] == prompt
-        assert row["prompt_ids"] + row["chosen_ids"] == full
-
-
-def test_a_template_that_writes_bos_twice_is_refused() -> None:
-    made = chat(stock.LLAMA3, "<|eot_id|>")
-    made.tokenizer.chat_template = "{{ bos_token }}" + stock.LLAMA3.template
-    made.tokenizer.add_bos_token = True
-    with pytest.raises(Refusal, match=r"a dialogue must begin with exactly one <\|begin_of_text\|>, got 2"):
-        one(made)
-
-
-def test_an_answer_without_its_end_token_is_refused() -> None:
-    made = chat(stock.CHATML, "<|endoftext|>")
-    with pytest.raises(Refusal, match=r"made:1: an answer must end in <\|endoftext\|> under this chat template, got "):
-        one(made)
-
-
-def test_a_template_that_renders_the_prompt_alone_differently_is_refused() -> None:
-    made = chat(stock.CHATML, "<|im_end|>")
-    made.tokenizer.chat_template = "{{ messages | length }}" + stock.CHATML.template
-    with pytest.raises(Refusal, match="made:1: the prompt's tokens must be a prefix of prompt and answer"):
-        one(made)
-
-
-def test_a_template_that_refuses_the_roles_is_named() -> None:
-    made = chat(stock.CHATML, "<|im_end|>")
-    made.tokenizer.chat_template = "{{ raise_exception('no system turn') }}"
-    pair = PreferencePair(({"role": "system", "content": "Be kind."}, *PAIR.prompt), "a", "b", "made:1")
-    with pytest.raises(Refusal, match="the chat template must render the turns system, user, got no system turn"):
-        one(made, pair)
-
-
 def test_a_long_pair_is_dropped_and_counted() -> None:
     made = tokens.tokenize(stock.table([PAIR, *stock.pairs(1)]), CHATML, max_length=30, overlong="drop")
     assert [row["row"] for row in made.rows] == [0]

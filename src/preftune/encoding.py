@@ -1,8 +1,8 @@
 """Dialogues to ids, many at once: rendering by the chat template, encoding, and the checks on every pair.
 
 Both answers follow the same prompt. Its text is encoded once, up to the last control token that the template writes
-before the answer: what stands on the two sides of a control token is encoded independently. Each batch holds its
-first pair against an encoding of the whole text.
+before the answer: what stands on the two sides of a control token is encoded independently, unless another added token
+may reach over it. Each batch holds a pair against an encoding of the whole text.
 """
 
 import functools
@@ -34,11 +34,14 @@ class Encoder:
         self.end = tokenizer.convert_tokens_to_ids(chat.end_of_turn)
         bos = tokenizer.bos_token_id
         self.bos = bos if bos is not None and tokenizer("a")["input_ids"][:1] == [bos] else None
-        self.separators = [
+        tokens = list(tokenizer.added_tokens_decoder.values())
+        self._separators = [
             token.content
-            for token in tokenizer.added_tokens_decoder.values()
+            for token in tokens
             if token.special and not (token.lstrip or token.single_word or token.normalized)
         ]
+        # A token that takes the space on its left begins further left than its text does.
+        self._reach = "".join(f"{token.content if token.lstrip else token.content[1:]}\0" for token in tokens)
         self._blank: dict[tuple[int, ...], bool] = {(): True}
 
     def render(self, dialogues: list[Turns], *, add_generation_prompt: bool) -> list[str]:
@@ -90,13 +93,13 @@ class Encoder:
             part for text, cut in zip(texts, cuts, strict=True) for part in (text[0][:cut], *(t[cut:] for t in text))
         ]
         encoded = self.encode(parts)
-        if [encoded[0] + tail for tail in encoded[1:4]] != self.encode_afresh(list(texts[0])):
+        sample = next((place for place, cut in enumerate(cuts) if cut), 0)
+        if _joined(encoded, sample) != self.encode_afresh(list(texts[sample])):
             encoded = self.encode_afresh([part for text in texts for part in ("", *text)])
-        for place, pair in enumerate(pairs):
-            head, *tails = encoded[4 * place : 4 * place + 4]
-            prompt, chosen, rejected = (head + tail for tail in tails)
+        for place, (pair, text) in enumerate(zip(pairs, texts, strict=True)):
+            prompt, chosen, rejected = _joined(encoded, place)
             self._check_bos(prompt)
-            yield prompt, self._answer(pair, prompt, chosen), self._answer(pair, prompt, rejected)
+            yield prompt, self._answer(pair, prompt, chosen, text), self._answer(pair, prompt, rejected, text)
 
     def _texts(self, pairs: Sequence[PreferencePair]) -> list[tuple[str, str, str]]:
         def dialogues(answers: list[str]) -> list[Turns]:
@@ -112,7 +115,7 @@ class Encoder:
 
     def _cuts(self, texts: list[tuple[str, str, str]]) -> list[int]:
         """Return where each text begins to be encoded for every answer anew."""
-        written = [token for token in self.separators if token in texts[0][0]]
+        written = [token for token in self._separators if token in texts[0][0] and self._stands_alone(token)]
         last = max(written, key=texts[0][0].rfind, default=None)
         if last is None:
             return [0] * len(texts)
@@ -122,11 +125,24 @@ class Encoder:
             for cut, (prompt, chosen, rejected) in zip(cuts, texts, strict=True)
         ]
 
-    def _answer(self, pair: PreferencePair, prompt: list[int], ids: list[int]) -> list[int]:
+    def _stands_alone(self, token: str) -> bool:
+        """Return whether no added token that begins further left may hold `token`, or the first part of it."""
+        held = token in self._reach or any(f"{token[:end]}\0" in self._reach for end in range(1, len(token)))
+        return not (held or token[0].isspace() or token[0].isalnum() or token[0] == "_")
+
+    def _answer(
+        self, pair: PreferencePair, prompt: list[int], ids: list[int], texts: tuple[str, str, str]
+    ) -> list[int]:
         if ids[: len(prompt)] != prompt:
+            reason = "template renders the prompt alone differently; set model.chat_template to one that does not"
+            if all(text.startswith(texts[0]) for text in texts):
+                reason = (
+                    "answer's beginning merges with the prompt's end; take the white space off the answer, or set "
+                    "model.chat_template to one that trims it"
+                )
             raise Refusal(
                 f"{pair.origin}: the prompt's tokens must be a prefix of prompt and answer under this chat template, "
-                "but the template renders the prompt alone differently; set model.chat_template to one that does not"
+                f"but the {reason}"
             )
         answer = ids[len(prompt) :]
         if not self._ends(answer):
@@ -154,3 +170,9 @@ class Encoder:
                 f"a dialogue must begin with exactly one {self.chat.tokenizer.bos_token}, got {leading}; the chat "
                 "template and the tokenizer disagree: set model.chat_template to one that writes it once"
             )
+
+
+def _joined(encoded: list[list[int]], place: int) -> list[list[int]]:
+    """Return the ids of prompt, prompt and chosen, prompt and rejected of the pair at `place`."""
+    head, *tails = encoded[4 * place : 4 * place + 4]
+    return [head + tail for tail in tails]
