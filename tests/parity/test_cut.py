@@ -24,6 +24,11 @@ class Watched(Encoder):
         self.seen.append(texts)
         return super().encode(texts)
 
+    def encode_afresh(self, texts: list[str]) -> list[list[int]]:
+        """Encode and keep `texts`."""
+        self.seen.append(texts)
+        return super().encode_afresh(texts)
+
     def times(self) -> list[int]:
         """Return how often the prompt's mark was encoded in each call."""
         return [sum(MARK in text for text in texts) for texts in self.seen]
@@ -42,7 +47,7 @@ def test_without_a_control_token_before_the_answer_the_whole_text_is_encoded() -
     single = [pair(f"made:{place}", "It is.", turns=[f"Why {MARK} {place}?"]) for place in range(5)]
     encoder = Watched(chat("mistral-v0.1"))
     assert list(encoder.pairs(single)) == from_stock(chat("mistral-v0.1"), single)
-    assert encoder.times() == [15]
+    assert encoder.times() == [15, 3]
 
 
 def with_token(name: str, token: AddedToken) -> ChatTokenizer:

@@ -24,6 +24,7 @@ class Control:
         longest_first = sorted(tokens, key=len, reverse=True)
         self._beginnings = {token[:2] for token in tokens} if policy != "allow" else set()
         self._token = re.compile("|".join(map(re.escape, longest_first)))
+        self._unbreakable = {token for token in tokens if self._token.search(_broken(token))}
 
     def settled(self, pair: PreferencePair) -> PreferencePair:
         """Return `pair` itself, or a copy whose control tokens are broken up.
@@ -31,16 +32,25 @@ class Control:
         Raises:
             RowError: A text holds a control token, and the policy is to refuse it.
         """
-        prompt = tuple(
-            Message(role=turn["role"], content=self._text(turn["content"], f"prompt[{place}].content"))
-            for place, turn in enumerate(pair.prompt)
-        )
-        chosen, rejected = self._text(pair.chosen, "chosen"), self._text(pair.rejected, "rejected")
+        prompt = self.prompt(pair.prompt)
+        chosen, rejected = self.text(pair.chosen, "chosen"), self.text(pair.rejected, "rejected")
         if (prompt, chosen, rejected) == (pair.prompt, pair.chosen, pair.rejected):
             return pair
         return replace(pair, prompt=prompt, chosen=chosen, rejected=rejected)
 
-    def _text(self, text: str, field: str) -> str:
+    def prompt(self, turns: tuple[Message, ...]) -> tuple[Message, ...]:
+        """Return the turns of a prompt, each as `text` returns its content."""
+        return tuple(
+            Message(role=turn["role"], content=self.text(turn["content"], f"prompt[{place}].content"))
+            for place, turn in enumerate(turns)
+        )
+
+    def text(self, text: str, field: str) -> str:
+        """Return `text` itself, or with its control tokens broken up.
+
+        Raises:
+            RowError: It holds a control token, and the policy is to refuse it or the token cannot be broken up.
+        """
         if not any(beginning in text for beginning in self._beginnings):
             return text
         found = self._token.search(text)
@@ -50,7 +60,13 @@ class Control:
                 f"{field} must hold no control token of the tokenizer, got {found[0]!r} in {shown(around)}; "
                 "data.control_tokens=escape breaks it up"
             )
-        while found:  # a broken token may leave another, as in <</s>/s>
-            text = self._token.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
+        while found:  # of two that overlap, breaking one may leave the other
+            if found[0] in self._unbreakable:
+                raise RowError(f"{field} must hold no control token that cannot be broken up, got {found[0]!r}")
+            text = self._token.sub(lambda match: _broken(match[0]), text)
             found = self._token.search(text)
         return text
+
+
+def _broken(token: str) -> str:
+    return f"{token[0]} {token[1:]}"

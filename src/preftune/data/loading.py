@@ -127,7 +127,15 @@ def _split(settings: DataSettings, split: str, control_tokens: Sequence[str]) ->
         raise wrong.refusal(account.read, remedy)
     table = PairTable(stores)
     if not len(table):
-        raise Refusal(f"{account.source} must make at least one pair of its {account.read} rows, got none")
+        why = ", ".join(f"{rows} {reason}" for reason, rows in account.dropped.items())
+        raise Refusal(
+            "\n  ".join(
+                [
+                    f"{account.source} must make at least one pair of its {account.read} rows, got none: {why}",
+                    *account.wrong,
+                ]
+            )
+        )
     account.make(len(table))
     return table, account
 
@@ -189,8 +197,8 @@ def stored(pairs: Sequence[PreferencePair]) -> PairTable:
     """
     wrong = WrongRows()
     for pair in pairs:
-        if found := [f"{pair.origin}: {fault}" for fault in faults(pair)]:
-            wrong.add(found)
+        if found := [(pair.origin, fault) for fault in faults(pair)]:
+            wrong.add(*found)
     if wrong.rows:
         raise wrong.refusal(len(pairs))
     texts, numbers = encoded(pairs)

@@ -12,7 +12,7 @@ import pickle
 import re
 import tempfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.progress import track
 
 from preftune.data.control import Control
-from preftune.data.dialects import ONE_ANSWER_A_ROW, Dialect
+from preftune.data.dialects import COLUMNS, ONE_ANSWER_A_ROW, Dialect
 from preftune.data.layouts import FIRST, columns_of, fitting, refuse_missing_columns
 from preftune.data.ranked import RankedAnswers, grouped, pairs_of
 from preftune.data.rows import Chunk, Row, RowError
@@ -47,12 +47,13 @@ class WrongRows:
     kinds: dict[str, int] = field(default_factory=dict)
     first: list[str] = field(default_factory=list)
 
-    def add(self, found: list[str]) -> None:
-        """Count one row with its faults, each as `<origin>: <field> must be <condition>, got <value>`."""
+    def add(self, *found: tuple[str, str]) -> None:
+        """Count one row with its faults, each an origin and `<field> must be <condition>, got <value>`."""
         self.rows += 1
         self.faults += len(found)
-        self.kinds[_kind(found[0])] = self.kinds.get(_kind(found[0]), 0) + 1
-        self.first = (self.first + found)[:SHOWN]
+        kind = _kind(found[0][1])
+        self.kinds[kind] = self.kinds.get(kind, 0) + 1
+        self.first = (self.first + [f"{origin}: {fault}" for origin, fault in found])[:SHOWN]
 
     def join(self, other: "WrongRows") -> None:
         """Count the rows of `other`, which come after these."""
@@ -107,7 +108,7 @@ class Reader:
             try:
                 self._read(row, piece)
             except RowError as fault:
-                piece.wrong.add([f"{row.origin}: {fault}"])
+                piece.wrong.add((row.origin, str(fault)))
         return piece
 
     def _read(self, row: Row, piece: Piece) -> None:
@@ -116,17 +117,28 @@ class Reader:
             extras = read_extras(row, self.settings)
             self.check([replace(read, extras={**read.extras, **extras}) if extras else read], piece)
         elif self.dialect_name in ONE_ANSWER_A_ROW:
-            piece.answers.append(read)
+            piece.answers.append(self._checked(read))
         else:
             pairs = pairs_of(read, self.settings.pairing, self.settings.pairing_gap)
             piece.unpaired += not pairs
             self.check(pairs, piece)
 
-    def check(self, pairs: Iterable[PreferencePair], piece: Piece) -> None:
+    def _checked(self, read: RankedAnswers) -> RankedAnswers:
+        """Return the one answer of a row, which is told by its own row and field where it is wrong."""
+        field = COLUMNS[self.dialect_name][1][0]
+        text, _ = read.answers[0]
+        if self.control.policy == "refuse":
+            self.control.text(text, field)
+            self.control.prompt(read.prompt)
+        for fault in faults(PreferencePair(read.prompt, text, f"{text}.", read.origin)):
+            raise RowError(field + fault.removeprefix("chosen") if fault.startswith("chosen") else fault)
+        return read
+
+    def check(self, pairs: Sequence[PreferencePair], piece: Piece) -> None:
         """Put `pairs` into `piece`, or count them as one wrong row where any of them is wrong."""
         settled = [self.control.settled(pair) for pair in pairs]
-        if found := [f"{pair.origin}: {fault}" for pair in settled for fault in faults(pair)]:
-            piece.wrong.add(found)
+        if found := [(pair.origin, fault) for pair in settled for fault in faults(pair)]:
+            piece.wrong.add(*found)
             return
         piece.escaped += sum(new is not old for new, old in zip(settled, pairs, strict=True))
         piece.pairs += settled
@@ -213,10 +225,11 @@ def _paired(spool: "_Spool", reader: Reader, total: Piece) -> Iterator[Batches]:
         piece = Piece()
         for group in grouped(answers):
             pairs = pairs_of(group, reader.settings.pairing, reader.settings.pairing_gap)
+            piece.unpaired += 0 if pairs else len(group.answers)
             try:
                 reader.check(pairs, piece)
             except RowError as fault:
-                piece.wrong.add([f"{group.origin}: {fault}"])
+                piece.wrong.add((group.origin, str(fault)))
         _add(total, piece)
         for start in range(0, len(piece.pairs), _BATCH):
             yield encoded(piece.pairs[start : start + _BATCH])
@@ -252,5 +265,5 @@ class _Spool:
 
 def _kind(fault: str) -> str:
     """Return what a fault asks for, without where and with what: `chosen must not be empty`."""
-    asked = fault.split(": ", 1)[1].split(", got ")[0]
+    asked = fault.split(", got ")[0]
     return re.sub(r"\[\d+\]", "[]", asked)

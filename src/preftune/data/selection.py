@@ -17,6 +17,7 @@
 No step depends on the order of the rows, and the pairs that are kept stay in that order.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -126,7 +127,7 @@ def _merged(table: PairTable, places: Numbers, group: Numbers, first: Numbers) -
         votes.setdefault(int(group[place]), []).append(chance if first[place] else 1 - chance)
     standing = {}
     for place in places[_by_strength(table, places)].tolist():
-        share = sum(votes[group[place]]) / len(votes[group[place]]) if group[place] in votes else None
+        share = math.fsum(votes[group[place]]) / len(votes[group[place]]) if group[place] in votes else None
         if share is not None and bool(first[place]) == (share >= 0.5):
             standing[place] = share if first[place] else 1 - share
             del votes[group[place]]
@@ -153,14 +154,14 @@ def _by_strength(table: PairTable, places: Numbers) -> Numbers:
 
 
 def _by_content(table: PairTable) -> Numbers:
-    keys = table.keys("content")
-    return np.lexsort((keys["low"].astype(np.uint64), keys["high"].astype(np.uint64)))
+    keys = [table.keys(name) for name in ("carried", "content")]  # copies that are kept may carry other numbers
+    return np.lexsort([key[word].astype(np.uint64) for key in keys for word in ("low", "high")])
 
 
 def _above(table: PairTable, min_margin: float, account: SplitLedger) -> PairTable:
     scores = table.numbers("score")
     kept = scores >= min_margin
-    if not kept.any():
+    if np.isfinite(scores).any() and not kept.any():
         raise Refusal(
             f"data.min_margin must be at most {np.nanmax(scores):g}, the highest score of {len(table)} pairs, "
             f"got {min_margin:g}"
@@ -210,6 +211,10 @@ def _kept(
     also = also or {}
     kept[list(also)] = True
     account.drop(reason, int((~kept).sum()))
+    if not kept.any():
+        raise Refusal(
+            f"{account.source} must keep at least one pair, got none: the last {len(table)} are dropped as {reason!r}"
+        )
     return table.only(kept, {int(table.rows[place]): chance for place, chance in also.items()})
 
 

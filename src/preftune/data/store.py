@@ -78,7 +78,7 @@ class PairStore:
         return int(self.starts[-1])
 
     def keys(self, name: str) -> Numbers:
-        """Return one of the keys of every pair, of shape `(pairs,)`, of type `KEY`."""
+        """Return one of the keys of every pair, of shape `(pairs,)`, of type `KEY` in native byte order."""
         batches = self._column(name)
         read = [np.frombuffer(b.buffers()[1], KEY)[b.offset : b.offset + len(b)] for b in batches]
         return np.concatenate([np.empty(0, KEY), *read])

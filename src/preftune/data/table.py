@@ -28,7 +28,7 @@ class PairTable(Sequence[PreferencePair]):
         self.stores = stores
         self.starts = np.cumsum([0, *(len(store) for store in stores)])
         self.rows = np.arange(self.starts[-1]) if rows is None else rows
-        self.probabilities = dict(probabilities or {})
+        self.probabilities = probabilities or {}
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -39,7 +39,11 @@ class PairTable(Sequence[PreferencePair]):
     def __getitem__(self, place: slice) -> "PairTable": ...
     def __getitem__(self, place: int | slice) -> "PreferencePair | PairTable":
         if isinstance(place, slice):
+            if place.step is not None and place.step < 0:
+                raise ValueError(f"step must be above 0, as pairs stay in the order of their rows, got {place.step}")
             return PairTable(self.stores, self.rows[place], self.probabilities)
+        if not -len(self) <= place < len(self):
+            raise IndexError(f"place must be below {len(self)}, got {place}")
         return next(iter(self[place : place + 1 or None]))
 
     def __iter__(self) -> Iterator[PreferencePair]:

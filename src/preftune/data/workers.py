@@ -8,8 +8,11 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection
 from typing import Any, TypeVar
+
+from preftune.refusals import RunFailed
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -24,6 +27,9 @@ def mapped(work: Callable[[T], R], pieces: Iterable[T], workers: int | None = No
         work: Any callable; forked processes inherit it.
         pieces: Handed to the processes as they are taken off, a few ahead, so that a long source needs no memory.
         workers: Processes; None for one a core. With 1, or for a few pieces, all is done in this process.
+
+    Raises:
+        RunFailed: A process ended before its work was done.
     """
     workers = workers or len(os.sched_getaffinity(0))
     pieces = iter(pieces)
@@ -43,6 +49,11 @@ def mapped(work: Callable[[T], R], pieces: Iterable[T], workers: int | None = No
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
+        except BrokenProcessPool as broken:
+            raise RunFailed(
+                "each process that works on the data must go on to the end, got one that was killed or ended; most "
+                "often memory ran out"
+            ) from broken
         finally:
             for future in waiting:
                 future.cancel()
@@ -55,6 +66,7 @@ def _start(work: Callable[..., Any]) -> None:
     global _work
     _work = work
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the pool ends what is left of it so; a handler would go on
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
