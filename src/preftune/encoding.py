@@ -36,9 +36,7 @@ class Encoder:
         self.bos = bos if bos is not None and tokenizer("a")["input_ids"][:1] == [bos] else None
         tokens = list(tokenizer.added_tokens_decoder.values())
         self._separators = [
-            token.content
-            for token in tokens
-            if token.special and not (token.lstrip or token.single_word or token.normalized)
+            token.content for token in tokens if token.special and not (token.single_word or token.normalized)
         ]
         # A token that takes the space on its left begins further left than its text does.
         self._reach = "".join(f"{token.content if token.lstrip else token.content[1:]}\0" for token in tokens)

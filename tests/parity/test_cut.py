@@ -101,9 +101,9 @@ def test_a_batch_whose_ids_change_by_the_cut_is_encoded_whole() -> None:
 
 def test_the_first_pair_that_is_cut_is_the_one_that_is_checked() -> None:
     made = FAMILIES["mistral-v0.1"].chat()
-    made.tokenizer.add_tokens([AddedToken("!</s>", special=True, normalized=False)])
+    made.tokenizer.add_tokens([AddedToken("!<s>", special=True, normalized=False)])
     encoder = Watched(made)
     encoder._reach = ""
     single = pair("made:1", "It is.", turns=["Why?"])
-    turns = pair("made:2", "It is.", turns=["Why?", "So!", "And <s>?"])
+    turns = pair("made:2", "It is.", turns=["And !<s>?"])
     assert list(encoder.pairs([single, turns])) == from_stock(made, [single, turns])
