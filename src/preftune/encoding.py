@@ -8,6 +8,8 @@ may reach over it. Each batch holds a pair against an encoding of the whole text
 import functools
 from collections.abc import Iterator, Sequence
 
+import jinja2
+
 from preftune.data.rendered import TEMPLATES
 from preftune.models.tokenizer import ChatTokenizer
 from preftune.pairs import Message, PreferencePair
@@ -15,6 +17,7 @@ from preftune.refusals import Refusal
 from preftune.words import Words
 
 Ids = tuple[list[int], list[int], list[int]]
+Texts = tuple[str, str, str]  # prompt; prompt and chosen; prompt and rejected
 Turns = list[Message]
 
 
@@ -43,24 +46,12 @@ class Encoder:
         self._blank: dict[tuple[int, ...], bool] = {(): True}
 
     def render(self, dialogues: list[Turns], *, add_generation_prompt: bool) -> list[str]:
-        """Return the texts that the chat template makes of dialogues.
-
-        Raises:
-            Refusal: The template cannot render one of them.
-        """
-        import jinja2
-
-        try:
-            return self.chat.tokenizer.apply_chat_template(  # type: ignore[return-value]
-                dialogues,  # type: ignore[arg-type]
-                add_generation_prompt=add_generation_prompt,
-                tokenize=False,
-            )
-        except jinja2.TemplateError as error:
-            if len(dialogues) > 1:
-                return [self.render([one], add_generation_prompt=add_generation_prompt)[0] for one in dialogues]
-            roles = ", ".join(turn["role"] for turn in dialogues[0])
-            raise Refusal(f"the chat template must render the turns {roles}, got {error}") from error
+        """Return the texts that the chat template makes of dialogues."""
+        return self.chat.tokenizer.apply_chat_template(  # type: ignore[return-value]
+            dialogues,  # type: ignore[arg-type]
+            add_generation_prompt=add_generation_prompt,
+            tokenize=False,
+        )
 
     def encode(self, texts: list[str]) -> list[list[int]]:
         """Return the ids of rendered texts, to which nothing is added."""
@@ -78,14 +69,25 @@ class Encoder:
         backend = getattr(self.chat.tokenizer, "backend_tokenizer", None)
         return None if backend is None else Words(backend)
 
-    def pairs(self, pairs: Sequence[PreferencePair]) -> Iterator[Ids]:
-        """Yield the ids of each pair's prompt, chosen and rejected answer.
+    def pairs(self, pairs: Sequence[PreferencePair]) -> Iterator[Ids | str]:
+        """Yield the ids of each pair's prompt, chosen and rejected answer; or what is wrong with it.
+
+        A pair is wrong where the template cannot render it, where the prompt's ids are no prefix of prompt and answer,
+        or where an answer does not end in the end-of-turn token.
 
         Raises:
-            Refusal: The prompt's ids are no prefix of prompt and answer, BOS does not stand once at the start, or an
-                answer does not end in the end-of-turn token.
+            Refusal: BOS does not stand once at the start.
         """
-        texts = self._texts(pairs)
+        rendered = self._texts(pairs)
+        texts = [text for text in rendered if not isinstance(text, str)]
+        encoded = self._encoded(texts)
+        for text in rendered:
+            yield text if isinstance(text, str) else self._checked(next(encoded), text)
+
+    def _encoded(self, texts: list[Texts]) -> Iterator[list[list[int]]]:
+        """Yield the ids of prompt, prompt and chosen, prompt and rejected."""
+        if not texts:
+            return
         cuts = self._cuts(texts)
         parts = [
             part for text, cut in zip(texts, cuts, strict=True) for part in (text[0][:cut], *(t[cut:] for t in text))
@@ -94,12 +96,18 @@ class Encoder:
         sample = next((place for place, cut in enumerate(cuts) if cut), 0)
         if _joined(encoded, sample) != self.encode_afresh(list(texts[sample])):
             encoded = self.encode_afresh([part for text in texts for part in ("", *text)])
-        for place, (pair, text) in enumerate(zip(pairs, texts, strict=True)):
-            prompt, chosen, rejected = _joined(encoded, place)
-            self._check_bos(prompt)
-            yield prompt, self._answer(pair, prompt, chosen, text), self._answer(pair, prompt, rejected, text)
+        yield from (_joined(encoded, place) for place in range(len(texts)))
 
-    def _texts(self, pairs: Sequence[PreferencePair]) -> list[tuple[str, str, str]]:
+    def _texts(self, pairs: Sequence[PreferencePair]) -> list[Texts | str]:
+        try:
+            return list(self._rendered(pairs))
+        except jinja2.TemplateError as error:
+            if len(pairs) > 1:
+                return [self._texts([pair])[0] for pair in pairs]
+            roles = ", ".join(turn["role"] for turn in pairs[0].prompt)
+            return [f"the chat template must render the turns {roles}, got {error}"]
+
+    def _rendered(self, pairs: Sequence[PreferencePair]) -> Iterator[Texts]:
         def dialogues(answers: list[str]) -> list[Turns]:
             return [
                 [*pair.prompt, Message(role="assistant", content=answer)]
@@ -109,9 +117,9 @@ class Encoder:
         prompts = self.render([list(pair.prompt) for pair in pairs], add_generation_prompt=True)
         answers = [[pair.chosen for pair in pairs], [pair.rejected for pair in pairs]]
         chosen, rejected = (self.render(dialogues(each), add_generation_prompt=False) for each in answers)
-        return list(zip(prompts, chosen, rejected, strict=True))
+        return zip(prompts, chosen, rejected, strict=True)
 
-    def _cuts(self, texts: list[tuple[str, str, str]]) -> list[int]:
+    def _cuts(self, texts: list[Texts]) -> list[int]:
         """Return where each text begins to be encoded for every answer anew."""
         written = [token for token in self._separators if token in texts[0][0] and self._stands_alone(token)]
         last = max(written, key=texts[0][0].rfind, default=None)
@@ -128,28 +136,19 @@ class Encoder:
         held = token in self._reach or any(f"{token[:end]}\0" in self._reach for end in range(1, len(token)))
         return not (held or token[0].isspace() or token[0].isalnum() or token[0] == "_")
 
-    def _answer(
-        self, pair: PreferencePair, prompt: list[int], ids: list[int], texts: tuple[str, str, str]
-    ) -> list[int]:
-        if ids[: len(prompt)] != prompt:
-            reason = "template renders the prompt alone differently; set model.chat_template to one that does not"
-            if all(text.startswith(texts[0]) for text in texts):
-                reason = (
-                    "answer's beginning merges with the prompt's end; take the white space off the answer, or set "
-                    "model.chat_template to one that trims it"
+    def _checked(self, ids: list[list[int]], texts: Texts) -> Ids | str:
+        prompt, chosen, rejected = ids
+        self._check_bos(prompt)
+        for answer in (chosen, rejected):
+            if answer[: len(prompt)] != prompt:
+                return _no_prefix(texts)
+            if not self._ends(answer[len(prompt) :]):
+                shown = self.chat.tokenizer.decode(answer[-8:])
+                return (
+                    f"an answer must end in {self.chat.end_of_turn} under this chat template, got {shown!r}; set "
+                    "model.end_of_turn to the token that ends the assistant's turn"
                 )
-            raise Refusal(
-                f"{pair.origin}: the prompt's tokens must be a prefix of prompt and answer under this chat template, "
-                f"but the {reason}"
-            )
-        answer = ids[len(prompt) :]
-        if not self._ends(answer):
-            shown = self.chat.tokenizer.decode(answer[-8:])
-            raise Refusal(
-                f"{pair.origin}: an answer must end in {self.chat.end_of_turn} under this chat template, got "
-                f"{shown!r}; set model.end_of_turn to the token that ends the assistant's turn"
-            )
-        return answer
+        return prompt, chosen[len(prompt) :], rejected[len(prompt) :]
 
     def _ends(self, answer: list[int]) -> bool:
         if self.end not in answer:
@@ -168,6 +167,16 @@ class Encoder:
                 f"a dialogue must begin with exactly one {self.chat.tokenizer.bos_token}, got {leading}; the chat "
                 "template and the tokenizer disagree: set model.chat_template to one that writes it once"
             )
+
+
+def _no_prefix(texts: Texts) -> str:
+    reason = "template renders the prompt alone differently; set model.chat_template to one that does not"
+    if all(text.startswith(texts[0]) for text in texts):
+        reason = (
+            "answer's beginning merges with the prompt's end; take the white space off the answer, or set "
+            "model.chat_template to one that trims it"
+        )
+    return f"the prompt's tokens must be a prefix of prompt and answer under this chat template, but the {reason}"
 
 
 def _joined(encoded: list[list[int]], place: int) -> list[list[int]]:

@@ -12,6 +12,7 @@ The ids are kept in the cache under a hash of pairs, tokenizer, template and len
 import hashlib
 import itertools
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -51,6 +52,7 @@ _SCHEMA = pa.schema(
 )
 
 Overlong = Literal["drop", "cut", "stop"]
+OnBadRow = Literal["stop", "drop"]
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ def tokenize(
     *,
     max_length: int | None,
     overlong: Overlong,
+    on_bad_row: OnBadRow = "stop",
     workers: int | None = None,
 ) -> TokenizedPairs:
     """Render and tokenise `pairs`, or take their ids from the cache.
@@ -105,13 +108,14 @@ def tokenize(
         chat: Tokenizer with its chat template.
         max_length: Longest prompt and answer together, in tokens; None for no limit.
         overlong: What becomes of a longer pair: `drop` it, `cut` the end of its answers, or `stop`.
+        on_bad_row: What becomes of a pair that the template cannot make into ids: `stop` or `drop` it.
         workers: Processes that tokenise; None for one a core.
 
     Raises:
         Refusal: The template breaks one of the rules above, or a pair is too long under `stop`.
     """
-    key = key_of(_program(), fingerprint(pairs), chat.digest(), max_length, overlong)
-    work = _Tokenizer(pairs, Encoder(chat), max_length, overlong)
+    key = key_of(_program(), fingerprint(pairs), chat.digest(), max_length, overlong, on_bad_row)
+    work = _Tokenizer(pairs, Encoder(chat), max_length, overlong, on_bad_row)
     directory = made_once(cache_directory("tokens") / key, partial(_write, work=work, workers=workers))
     facts = json.loads((directory / _FACTS).read_text())
     rows = datasets.Dataset.from_file(str(directory / _IDS))
@@ -119,7 +123,11 @@ def tokenize(
 
 
 def tokenize_splits(
-    pairs: PreparedPairs, chat: ChatTokenizer, max_length: int | None, overlong: Overlong
+    pairs: PreparedPairs,
+    chat: ChatTokenizer,
+    max_length: int | None,
+    overlong: Overlong,
+    on_bad_row: OnBadRow = "stop",
 ) -> tuple[TokenizedPairs, TokenizedPairs]:
     """Tokenise both splits of `pairs` and enter what was dropped or cut into their ledger.
 
@@ -131,7 +139,7 @@ def tokenize_splits(
         ("train", pairs.train, pairs.ledger.train),
         ("held-out", pairs.held_out, pairs.ledger.held_out),
     ):
-        made = tokenize(split, chat, max_length=max_length, overlong=overlong)
+        made = tokenize(split, chat, max_length=max_length, overlong=overlong, on_bad_row=on_bad_row)
         for reason, count in made.dropped.items():
             account.drop(reason, count)
         account.truncated = made.truncated
@@ -146,7 +154,13 @@ def tokenize_splits(
 
 
 def token_stream(
-    stream: PairStream, chat: ChatTokenizer, *, max_length: int | None, overlong: Overlong, seed: int
+    stream: PairStream,
+    chat: ChatTokenizer,
+    *,
+    max_length: int | None,
+    overlong: Overlong,
+    on_bad_row: OnBadRow = "stop",
+    seed: int,
 ) -> datasets.IterableDataset:
     """Return rows as those of `TokenizedPairs`, made as they are asked for, in an order mixed over some thousand."""
 
@@ -158,7 +172,7 @@ def token_stream(
             yield from ((row["row"], row) for row in piece.ids.to_pylist())
             start += len(batch)
 
-    work = _Tokenizer(PairTable([]), Encoder(chat), max_length, overlong)
+    work = _Tokenizer(PairTable([]), Encoder(chat), max_length, overlong, on_bad_row)
     examples = ExamplesIterable(lambda: rows(), {})
     return datasets.IterableDataset(examples).shuffle(seed=seed, buffer_size=_MIXED)
 
@@ -172,11 +186,14 @@ def prompt_ids(prompt: Sequence[Message], chat: ChatTokenizer) -> list[int]:
 class _Tokenizer:
     """Tokenises the pairs from one place to another, in whatever process."""
 
-    def __init__(self, pairs: PairTable, encoder: Encoder, max_length: int | None, overlong: Overlong) -> None:
+    def __init__(
+        self, pairs: PairTable, encoder: Encoder, max_length: int | None, overlong: Overlong, on_bad_row: OnBadRow
+    ) -> None:
         self.pairs = pairs
         self.encoder = encoder
         self.max_length = max_length
         self.overlong = overlong
+        self.on_bad_row = on_bad_row
 
     def __call__(self, start: int) -> _Piece:
         return self.tokenized(list(self.pairs[start : start + BATCH]), start)
@@ -186,13 +203,22 @@ class _Tokenizer:
         columns: list[list[Any]] = [[], [], [], []]
         piece = _Piece(pa.RecordBatch.from_pylist([], _SCHEMA))
         for place, (pair, ids) in enumerate(zip(pairs, self.encoder.pairs(pairs), strict=True)):
-            settled = self._settled(pair.origin, *ids, piece)
+            settled = (
+                self._refused(pair.origin, ids, piece)
+                if isinstance(ids, str)
+                else self._settled(pair.origin, *ids, piece)
+            )
             if settled:
                 for column, value in zip(columns, (*settled, start + place), strict=True):
                     column.append(value)
         arrays = [pa.array(column, field.type) for column, field in zip(columns, _SCHEMA, strict=True)]
         piece.ids = pa.RecordBatch.from_arrays(arrays, schema=_SCHEMA)
         return piece
+
+    def _refused(self, origin: str, fault: str, piece: _Piece) -> None:
+        if self.on_bad_row == "stop":
+            raise Refusal(f"{origin}: {fault}; data.on_bad_row=drop leaves such pairs out")
+        piece.dropped[f"wrong: {re.split(', (?:got|but) ', fault)[0]}"] += 1
 
     def _settled(
         self, origin: str, prompt: list[int], chosen: list[int], rejected: list[int], piece: _Piece

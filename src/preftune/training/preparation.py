@@ -74,10 +74,17 @@ def prepare(
     source = locate(model)
     chat = load_tokenizer(model, source)
     pairs = load_pairs(data, control_tokens(chat))
-    rows, held_out = tokenize_splits(pairs, chat, train.max_length, data.overlong)
+    rows, held_out = tokenize_splits(pairs, chat, train.max_length, data.overlong, data.on_bad_row)
     stream = None
     if pairs.stream is not None:
-        stream = token_stream(pairs.stream, chat, max_length=train.max_length, overlong=data.overlong, seed=seed)
+        stream = token_stream(
+            pairs.stream,
+            chat,
+            max_length=train.max_length,
+            overlong=data.overlong,
+            on_bad_row=data.on_bad_row,
+            seed=seed,
+        )
     steps = count_steps(train, None if stream else len(rows.rows))
     with Console().status(f"loading the weights of {source.location}"):
         policy = load_policy(model, adapter, source, seed=seed)
