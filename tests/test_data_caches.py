@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from preftune import tokens
+from preftune.caches import made_once
 from preftune.data import loading
 from preftune.data.loading import PreparedPairs, load_pairs
 from preftune.models.tokenizer import ChatTokenizer
@@ -141,3 +142,10 @@ def test_a_run_that_is_killed_while_it_reads_leaves_a_part_that_the_next_one_cle
     prepared = load_pairs(stock.data_settings(file))
     assert len(prepared.train) + len(prepared.held_out) == 60_000
     assert [name.partition(".")[2] for name in held(cache, "pairs")] == [""]
+
+
+def test_a_byte_flipped_in_the_middle_of_a_large_file_is_noticed(tmp_path):
+    kept = made_once(tmp_path / "kept", lambda directory: (directory / "a").write_bytes(bytes(400_000))) / "a"
+    kept.write_bytes(bytes(200_100) + b"\x01" + bytes(199_899))
+    made_once(tmp_path / "kept", lambda directory: (directory / "a").write_bytes(bytes(400_000)))
+    assert kept.read_bytes() == bytes(400_000)

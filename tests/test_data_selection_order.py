@@ -11,8 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from preftune.data import workers as workers_module
+from preftune.data.ledger import SplitLedger
 from preftune.data.loading import PreparedPairs, load_pairs
+from preftune.data.selection import select
 from preftune.data.settings import DataSettings
+from preftune.pairs import PreferencePair
+from tests import stock
 
 CHOICES = (
     {"top_k": 150, "ties": "drop", "conflicts": "merge", "max_rows": 100},
@@ -108,3 +112,14 @@ def test_the_weights_of_a_mix_keep_the_same_pairs_in_any_order(seed):
             fields = {"name": "x", "source": "mix", "mix": mix, "test_size": 7, "top_k": 400, "max_rows": 200}
             found.append(outcome(load_pairs(DataSettings.model_validate(fields))))
     assert found[0] == found[1]
+
+
+def test_of_copies_at_a_cut_the_same_are_kept_in_any_order():
+    copies = [PreferencePair(({"role": "user", "content": "?"},), "a", "b", "x:1", {"weight": w}) for w in (1.0, 2.0)]
+    fields = {"name": "x", "source": "files", "path": "x.jsonl", "dialect": "messages", "test_size": 1}
+    chosen = DataSettings.model_validate({**fields, "duplicates": "keep", "max_rows": 3})
+    kept = []
+    for order in (copies * 2, copies[::-1] * 2):
+        pairs = select(stock.table(order), chosen, SplitLedger("x", read=4))
+        kept.append(sorted(pair.extras["weight"] for pair in pairs))
+    assert kept[0] == kept[1]
