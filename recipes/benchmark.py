@@ -106,11 +106,11 @@ def ours(path: str) -> dict[str, float]:
     """Prepare the rows as a run does."""
     from preftune.data.loading import load_pairs
     from preftune.data.settings import DataSettings
-    from preftune.encoding import control_tokens
     from preftune.models.settings import ModelSettings
     from preftune.models.source import locate
     from preftune.models.tokenizer import load_tokenizer
-    from preftune.tokens import tokenize_splits
+    from preftune.tokens.encoding import control_tokens
+    from preftune.tokens.tokenization import tokenize_splits
     from preftune.training import preparation  # noqa: F401  what a run has imported before it reads a row
 
     model = ModelSettings.model_validate(

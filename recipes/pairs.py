@@ -20,13 +20,13 @@ def look(run: config.Config, resolved: dict[str, Any]) -> None:
     path, _ = identify(resolved)
     environment.settle()
     from preftune.data.loading import load_pairs
-    from preftune.encoding import control_tokens
     from preftune.models.source import locate
     from preftune.models.tokenizer import load_tokenizer
     from preftune.reporting.pairs import report_pairs
     from preftune.reporting.pairs_page import write_page
     from preftune.reporting.pairs_terminal import print_pairs
-    from preftune.tokens import tokenize_splits
+    from preftune.tokens.encoding import control_tokens
+    from preftune.tokens.tokenization import tokenize_splits
 
     chat = load_tokenizer(run.model, locate(run.model))
     pairs = load_pairs(run.data, control_tokens(chat))

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from preftune import tokens
 from preftune.caches import made_once
 from preftune.data import loading
 from preftune.data.loading import PreparedPairs, load_pairs
 from preftune.models.tokenizer import ChatTokenizer
 from preftune.refusals import Refusal
+from preftune.tokens import tokenization as tokens
 from tests import stock
 
 LOAD = """

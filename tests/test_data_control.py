@@ -8,10 +8,10 @@ from preftune.data.control import Control
 from preftune.data.loading import load_pairs
 from preftune.data.rows import RowError
 from preftune.data.settings import DataSettings
-from preftune.encoding import control_tokens
 from preftune.models.tokenizer import ChatTokenizer
 from preftune.pairs import PreferencePair
 from preftune.refusals import Refusal
+from preftune.tokens.encoding import control_tokens
 from tests import stock
 
 CHATML = ChatTokenizer(stock.tokenizer(stock.CHATML), "<|im_end|>")

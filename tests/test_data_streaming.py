@@ -13,7 +13,7 @@ from preftune.data.settings import DataSettings
 from preftune.data.streaming import SAMPLE, PairStream
 from preftune.models.tokenizer import ChatTokenizer
 from preftune.refusals import Refusal
-from preftune.tokens import token_stream
+from preftune.tokens.tokenization import token_stream
 from tests import stock
 
 CHATML = ChatTokenizer(stock.tokenizer(stock.CHATML), "<|im_end|>")

@@ -14,7 +14,7 @@ from preftune.evaluating.settings import EvaluateSettings
 from preftune.losses import scratch
 from preftune.models import source
 from preftune.models.tokenizer import ChatTokenizer, load_tokenizer
-from preftune.tokens import prompt_ids
+from preftune.tokens.tokenization import prompt_ids
 from tests import stock
 
 PROMPTS = [pair.prompt for pair in stock.pairs(5)]

@@ -28,7 +28,7 @@ from preftune.reporting import pairs_terminal
 from preftune.reporting.inert import inert
 from preftune.reporting.pair_report import BINS, LengthBias, PairReport, Quartile, Shares
 from preftune.reporting.pairs import length_bias, lengths, quantile, report_pairs, score_histogram, shares
-from preftune.tokens import tokenize
+from preftune.tokens.tokenization import tokenize
 from recipes import pairs as recipe
 from tests import stock
 

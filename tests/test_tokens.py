@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from preftune import tokens
 from preftune.models.tokenizer import ChatTokenizer
 from preftune.pairs import PreferencePair
 from preftune.refusals import Refusal
+from preftune.tokens import tokenization as tokens
 from tests import stock
 
 PAIR = PreferencePair(({"role": "user", "content": "Hello?"},), "Good day.", "No.", "made:1")

@@ -8,11 +8,11 @@ from pyarrow import Table, parquet
 
 from preftune.data.loading import PreparedPairs, load_pairs
 from preftune.data.settings import DataSettings
-from preftune.encoding import control_tokens
 from preftune.models.tokenizer import ChatTokenizer
 from preftune.refusals import Refusal
 from preftune.reporting.inert import inert
-from preftune.tokens import tokenize_splits
+from preftune.tokens.encoding import control_tokens
+from preftune.tokens.tokenization import tokenize_splits
 from preftune.training.settings import TrainSettings
 from preftune.training.steps import count_steps
 from tests import stock

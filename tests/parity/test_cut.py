@@ -3,8 +3,8 @@
 import pytest
 from tokenizers import AddedToken
 
-from preftune.encoding import Encoder
 from preftune.models.tokenizer import ChatTokenizer
+from preftune.tokens.encoding import Encoder
 from tests.parity.cases import from_stock, pair
 from tests.parity.families import FAMILIES, chat
 

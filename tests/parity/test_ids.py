@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from preftune import tokens
 from preftune.data.rendered import TEMPLATES
 from preftune.models.tokenizer import ChatTokenizer
 from preftune.pairs import PreferencePair
 from preftune.refusals import Refusal
+from preftune.tokens import tokenization as tokens
 from tests import stock
 from tests.parity.cases import ANSWERS, PROMPTS, SYSTEM, Ids, from_stock, pair
 from tests.parity.families import FAMILIES, begins_with, chat, control
@@ -65,7 +65,7 @@ def test_an_answer_that_merges_with_the_prompt_is_refused_where_stock_trl_shorte
     assert str(refused.value) == (
         f"{case}: the prompt's tokens must be a prefix of prompt and answer under this chat template, but the answer's "
         "beginning merges with the prompt's end; take the white space off the answer, or set model.chat_template to "
-        "one that trims it"
+        "one that trims it; data.on_bad_row=drop leaves such pairs out"
     )
 
 
@@ -81,7 +81,8 @@ def test_a_prompt_that_is_rendered_differently_alone_is_refused_where_stock_trl_
         ours(made, ANSWERS[:1])
     assert str(refused.value) == (
         "plain: the prompt's tokens must be a prefix of prompt and answer under this chat template, but the template "
-        "renders the prompt alone differently; set model.chat_template to one that does not"
+        "renders the prompt alone differently; set model.chat_template to one that does not; data.on_bad_row=drop "
+        "leaves such pairs out"
     )
 
 
@@ -89,7 +90,10 @@ def test_a_prompt_that_is_rendered_differently_alone_is_refused_where_stock_trl_
 def test_a_template_without_a_system_turn_refuses_one(name: str) -> None:
     with pytest.raises(Refusal) as refused:
         ours(chat(name), [ANSWERS[0], SYSTEM[0]])
-    assert str(refused.value) == "the chat template must render the turns system, user, got System role not supported"
+    assert str(refused.value) == (
+        "system: the chat template must render the turns system, user, got System role not supported; "
+        "data.on_bad_row=drop leaves such pairs out"
+    )
 
 
 @pytest.mark.parametrize("name", ["mistral-v0.1", "mistral-v0.3", "gemma"])
@@ -98,7 +102,10 @@ def test_a_template_of_alternating_turns_refuses_others(name: str) -> None:
     twice = PreferencePair((user, user), "It is.", "No.", "made:1")
     with pytest.raises(Refusal) as refused:
         ours(chat(name), [twice])
-    assert str(refused.value) == "the chat template must render the turns user, user, got Roles must alternate"
+    assert str(refused.value) == (
+        "made:1: the chat template must render the turns user, user, got Roles must alternate; data.on_bad_row=drop "
+        "leaves such pairs out"
+    )
 
 
 def test_a_template_that_leaves_out_the_bos_that_the_tokenizer_writes_is_refused() -> None:

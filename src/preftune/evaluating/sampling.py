@@ -13,7 +13,7 @@ from transformers import GenerationConfig
 from preftune.evaluating.settings import EvaluateSettings
 from preftune.models.tokenizer import ChatTokenizer
 from preftune.pairs import Message
-from preftune.tokens import prompt_ids
+from preftune.tokens.tokenization import prompt_ids
 
 Acting = Callable[[], AbstractContextManager[Any]]
 

@@ -27,7 +27,7 @@ from preftune.reporting.pair_report import (
     Scores,
     Shares,
 )
-from preftune.tokens import TokenizedPairs
+from preftune.tokens.tokenization import TokenizedPairs
 
 if TYPE_CHECKING:  # to look at pairs needs no model, and so none of what loads one
     from preftune.training.preparation import Prepared

@@ -10,13 +10,13 @@ from transformers import PreTrainedModel
 
 from preftune.data.loading import PreparedPairs, load_pairs
 from preftune.data.settings import DataSettings
-from preftune.encoding import control_tokens
 from preftune.models.policy import load_policy
 from preftune.models.settings import FullSettings, LowRankSettings, ModelSettings
 from preftune.models.source import ModelSource, locate
 from preftune.models.tokenizer import ChatTokenizer, load_tokenizer
 from preftune.pairs import Message
-from preftune.tokens import TokenizedPairs, token_stream, tokenize_splits
+from preftune.tokens.encoding import control_tokens
+from preftune.tokens.tokenization import TokenizedPairs, token_stream, tokenize_splits
 from preftune.training.settings import TrainSettings
 from preftune.training.steps import Steps, count_steps
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from preftune import words
-from preftune.words import Words
+from preftune.tokens import words
+from preftune.tokens.words import Words
 
 SPECIAL = ["<|im_start|>", "<|im_end|>", "<|eot_id|>"]
 CORPUS = [

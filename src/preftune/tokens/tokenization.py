@@ -34,10 +34,10 @@ from preftune.data.store import Numbers
 from preftune.data.streaming import PairStream
 from preftune.data.table import PairTable
 from preftune.data.workers import mapped
-from preftune.encoding import Encoder
 from preftune.models.tokenizer import ChatTokenizer
 from preftune.pairs import Message, PreferencePair
 from preftune.refusals import Refusal
+from preftune.tokens.encoding import Encoder
 
 BATCH = 500  # pairs rendered and encoded at once
 _AT_ONCE = 100  # pairs of a stream rendered and encoded at once
@@ -203,19 +203,16 @@ class _Tokenizer:
         columns: list[list[Any]] = [[], [], [], []]
         piece = _Piece(pa.RecordBatch.from_pylist([], _SCHEMA))
         for place, (pair, ids) in enumerate(zip(pairs, self.encoder.pairs(pairs), strict=True)):
-            settled = (
-                self._refused(pair.origin, ids, piece)
-                if isinstance(ids, str)
-                else self._settled(pair.origin, *ids, piece)
-            )
-            if settled:
+            if isinstance(ids, str):
+                self._refuse(pair.origin, ids, piece)
+            elif settled := self._settled(pair.origin, *ids, piece):
                 for column, value in zip(columns, (*settled, start + place), strict=True):
                     column.append(value)
         arrays = [pa.array(column, field.type) for column, field in zip(columns, _SCHEMA, strict=True)]
         piece.ids = pa.RecordBatch.from_arrays(arrays, schema=_SCHEMA)
         return piece
 
-    def _refused(self, origin: str, fault: str, piece: _Piece) -> None:
+    def _refuse(self, origin: str, fault: str, piece: _Piece) -> None:
         if self.on_bad_row == "stop":
             raise Refusal(f"{origin}: {fault}; data.on_bad_row=drop leaves such pairs out")
         piece.dropped[f"wrong: {re.split(', (?:got|but) ', fault)[0]}"] += 1
@@ -267,5 +264,5 @@ def _write(directory: Path, work: _Tokenizer, workers: int | None) -> None:
 
 def _program() -> str:
     """Return a hash of the code that makes ids of pairs: what it kept, another version does not read."""
-    files = (Path(__file__), Path(__file__).with_name("encoding.py"))
+    files = sorted(Path(__file__).parent.glob("*.py"))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()

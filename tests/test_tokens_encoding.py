@@ -2,11 +2,11 @@
 
 import pytest
 
-from preftune import tokens
-from preftune.encoding import Encoder
 from preftune.models.tokenizer import ChatTokenizer
 from preftune.pairs import PreferencePair
 from preftune.refusals import Refusal
+from preftune.tokens import tokenization as tokens
+from preftune.tokens.encoding import Encoder
 from tests import stock
 
 PAIR = PreferencePair(({"role": "user", "content": "Hello?"},), "Good day.", "No.", "made:1")
@@ -65,5 +65,9 @@ def test_a_dialogue_that_cannot_be_rendered_is_named_among_others() -> None:
         + stock.CHATML.template
     )
     system = PreferencePair(({"role": "system", "content": "Be kind."}, *PAIR.prompt), "a", "b", "made:2")
-    with pytest.raises(Refusal, match=r"^the chat template must render the turns system, user, got no system turn$"):
-        list(Encoder(made).pairs([PAIR, system]))
+    first, second = Encoder(made).pairs([PAIR, system])
+    assert not isinstance(first, str)
+    assert second == "the chat template must render the turns system, user, got no system turn"
+    kept = tokens.tokenize(stock.table([PAIR, system]), made, max_length=None, overlong="stop", on_bad_row="drop")
+    assert [row["row"] for row in kept.rows] == [0]
+    assert kept.dropped == {"wrong: the chat template must render the turns system, user": 1}

@@ -14,7 +14,7 @@ from preftune.data.rendered import TEMPLATES
 from preftune.models.tokenizer import ChatTokenizer
 from preftune.pairs import Message, PreferencePair
 from preftune.refusals import Refusal
-from preftune.words import Words
+from preftune.tokens.words import Words
 
 Ids = tuple[list[int], list[int], list[int]]
 Texts = tuple[str, str, str]  # prompt; prompt and chosen; prompt and rejected
