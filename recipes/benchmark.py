@@ -22,7 +22,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m recipes.benchmark", description=__doc__)
     parser.add_argument("what", choices=["data"], help="data: from rows to token ids")
     parser.add_argument("--path", help="rows to measure the speed on, as recipes.run takes them; without it, made ones")
-    parser.add_argument("--rows", type=int, default=20_000, help="rows of the comparison of speed")
+    parser.add_argument("--rows", type=int, default=50_000, help="rows of the comparison of speed")
     parser.add_argument("--sizes", type=int, nargs="+", default=[100_000, 1_000_000], help="rows of the memory's table")
     parser.add_argument("--rounds", type=int, default=3, help="times that each side is measured")
     parser.add_argument("--measure", choices=["ours", "stock"], help=argparse.SUPPRESS)

@@ -67,7 +67,29 @@ def test_running_text_is_remembered_by_its_words(tokenizer):
     made = Words(tokenizer)
     for _ in range(2):
         assert made.encode(CORPUS) == whole(tokenizer, CORPUS)
-    assert {" quick", " brown", "The"} <= set(made._ids or {})
+    assert {"quick", "brown", "\0The"} <= set(made._ids or {})
+
+
+def test_added_tokens_are_parts_of_their_own_where_none_can_overlap_another():
+    made = Words(QUALIFIED[0])
+    text = "<|im_start|>user\nGo on.<|im_end|>"
+    assert made.encode([text, text]) == whole(QUALIFIED[0], [text, text])
+    assert set(made._ids or {}) == {"\0", "\0<|im_start|>", "\0user\nGo", "on.", "\0<|im_end|>"}
+    odd = with_token("<|im_end|>s")
+    assert Words(odd).encode([text + "s"]) == whole(odd, [text + "s"])
+
+
+def test_words_that_end_in_white_space_are_not_remembered_as_if_a_border_followed():
+    made = Words(QUALIFIED[0])
+    for text in ("a\n", "a\n b", "a", "a b", " b", "  b", "b  ", "a \u0301b", "\u00a0 b"):
+        assert made.encode([text]) == whole(QUALIFIED[0], [text])
+    assert {"\0a", "b", "\0"} <= set(made._ids or {})
+    assert not {"\0a\n", "", "\0b  "} & set(made._ids or {})
+
+
+def test_a_text_with_nul_is_one_part():
+    made = Words(QUALIFIED[0])
+    assert made.encode(["a b\0 c d"]) == whole(QUALIFIED[0], ["a b\0 c d"])
 
 
 def test_only_short_parts_are_remembered_and_not_too_many(monkeypatch):
@@ -90,9 +112,9 @@ def changed(change: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
     return tokenizer
 
 
-def with_token(**flags: bool) -> Tokenizer:
+def with_token(content: str = "<mask>", **flags: bool) -> Tokenizer:
     made = byte_level()
-    made.add_tokens([AddedToken("<mask>", **flags)])
+    made.add_tokens([AddedToken(content, **flags)])
     return made
 
 

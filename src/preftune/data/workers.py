@@ -1,5 +1,6 @@
 """Work on the pieces of a source, in several processes where there are pieces enough."""
 
+import gc
 import itertools
 import multiprocessing
 import os
@@ -65,6 +66,7 @@ _work: Callable[..., Any]
 def _start(work: Callable[..., Any]) -> None:
     global _work
     _work = work
+    gc.freeze()  # a collection would write to every page that is shared with the parent, and so copy it
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the pool ends what is left of it so; a handler would go on
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -1,10 +1,13 @@
 r"""Ids of words, remembered: a text is mostly words that were encoded before.
 
-A pre-tokenizer that splits by one of the patterns below ends a piece before every " X", a space and an ASCII letter,
-that follows a visible ASCII character: none of its alternatives holds a space except in front or in a run of white
-space, and the only one that looks ahead, `\s+(?!\S)`, ends in white space. Pieces are encoded independently of each
-other, and added tokens that hold no space and strip none cannot reach over the border. So a text may be cut there,
-each part encoded once, and the ids joined.
+A pre-tokenizer that splits by one of the patterns below begins a piece at every single space between two visible ASCII
+characters: none of its alternatives holds a space but in front or in a run of white space, and the only one that looks
+ahead, `\s+(?!\S)`, ends in white space. Pieces are encoded independently of each other, and added tokens that hold no
+space and strip none cannot reach over the border. So a text may be cut there, each part encoded once, and the ids
+joined.
+
+A text may be cut around an added token, too, which the tokenizer takes out of it first. Where every added token is of
+the form `<...>` or `[...]`, with no such bracket within, none can hold or overlap another.
 
 A tokenizer with any other pre-tokenizer, normalizer or model is used as it is.
 """
@@ -14,7 +17,8 @@ import json
 import re
 from typing import Any
 
-_BORDER = re.compile(r"(?<=[!-~])(?= [A-Za-z])")
+_BRACKETS = re.compile(r"<[^<>]*>|\[[^\[\]]*\]")
+_FIRST = "\0"
 _LONGEST = 32  # characters of what is remembered: longer parts rarely come again
 _MOST = 50_000  # parts that are remembered, some 12 MB; the frequent ones come first
 
@@ -31,28 +35,67 @@ class Words:
 
     def __init__(self, backend: Any) -> None:
         self._backend = backend
-        self._ids: dict[str, list[int]] | None = {} if _splits_at_words(json.loads(backend.to_str())) else None
+        tokenizer = json.loads(backend.to_str())
+        self._ids: dict[str, list[int]] | None = {} if _splits_at_words(tokenizer) else None
+        added = [token["content"] for token in tokenizer["added_tokens"]]
+        self._added = added if all(map(_BRACKETS.fullmatch, added)) else []
 
     def encode(self, texts: list[str]) -> list[list[int]]:
         """Return the ids of texts, to which nothing is added."""
-        if self._ids is None:
+        if self._ids is None or any(_FIRST in text for text in texts):
             return self._encode(texts)
-        parts = [_BORDER.split(text) for text in texts]
-        new = list(set().union(*parts).difference(self._ids))
-        once = []
-        for part, ids in zip(new, self._encode(new), strict=True):
-            self._ids[part] = ids
-            if len(part) > _LONGEST or len(self._ids) > _MOST:
-                once.append(part)
-        encoded = [list(itertools.chain.from_iterable(map(self._ids.__getitem__, some))) for some in parts]
-        for part in once:
-            del self._ids[part]
+        written = [token for token in self._added if token in texts[0]]
+        words = [_words(text, written) for text in texts]
+        new = set().union(*words).difference(self._ids)
+        if odd := {word for word in new if not _ends_at_borders(word)}:
+            words = [some if odd.isdisjoint(some) else _merged(some) for some in words]
+            new = set().union(*words).difference(self._ids)
+        once = self._learn(list(new))
+        encoded = [list(itertools.chain.from_iterable(map(self._ids.__getitem__, some))) for some in words]
+        for word in once:
+            del self._ids[word]
         return encoded
+
+    def _learn(self, words: list[str]) -> list[str]:
+        """Encode `words`; return those that are not to be remembered."""
+        once = []
+        ids = self._ids if self._ids is not None else {}
+        texts = [word[1:] if word.startswith(_FIRST) else f" {word}" for word in words]
+        for word, encoded in zip(words, self._encode(texts), strict=True):
+            ids[word] = encoded
+            if len(word) > _LONGEST or len(ids) > _MOST or not _ends_at_borders(word):
+                once.append(word)
+        return once
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
         self._backend.no_truncation()
         self._backend.no_padding()
         return [encoding.ids for encoding in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+
+def _words(text: str, tokens: list[str]) -> list[str]:
+    """Return the words of `text`, each less the space before it, the first of each stretch marked by `_FIRST`."""
+    for token in tokens:
+        text = text.replace(token, f" {_FIRST}{token} {_FIRST}")
+    return f"{_FIRST}{text}".split(" ")
+
+
+def _ends_at_borders(word: str) -> bool:
+    begins = word.startswith(_FIRST) or "!" <= word[:1] <= "~"
+    return begins and (word == _FIRST or "!" <= word[-1] <= "~")
+
+
+def _merged(words: list[str]) -> list[str]:
+    """Join words with those before them from which no border divides them."""
+    merged: list[str] = []
+    for word in words:
+        if word.startswith(_FIRST) or (
+            "!" <= word[:1] <= "~" and (merged[-1] == _FIRST or "!" <= merged[-1][-1] <= "~")
+        ):
+            merged.append(word)
+        else:
+            merged[-1] += f" {word}"
+    return merged
 
 
 def _splits_at_words(tokenizer: dict[str, Any]) -> bool:
