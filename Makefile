@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: help run test lint check fix
+.PHONY: help run test lint check fix bench
 help:  ## these words
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /	/' | expand -t 10
 
@@ -22,6 +22,9 @@ check: lint test  ## both of the above
 
 fix: .venv/installed  ## mend what ruff can mend
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+bench: .venv/installed  ## measure against stock TRL; ARGS="--rows 20000" passes options on
+	@$(BIN)/python -m recipes.benchmark data $(ARGS)
 
 .venv/installed: pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -80,14 +80,17 @@ def measure(side: str, rows: Path, caches: Path, processes: int) -> dict[str, fl
         "TOKENIZERS_PARALLELISM": "false",
     }
     command = [sys.executable, "-m", "recipes.benchmark", "data", "--measure", side, "--processes", str(processes)]
-    child = subprocess.Popen([*command, "--path", str(rows)], env=environment, stdout=subprocess.PIPE, text=True)
     peak = 0
-    while child.poll() is None:
-        peak = max(peak, memory(child.pid))
-        time.sleep(0.2)
-    if child.returncode:
-        sys.exit(f"{' '.join(command)} must end with 0, got {child.returncode}")
-    return {"peak": peak, **json.loads((child.stdout or sys.stdin).read().splitlines()[-1])}
+    with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as warned:
+        child = subprocess.Popen([*command, "--path", str(rows)], env=environment, stdout=said, stderr=warned)
+        while child.poll() is None:
+            peak = max(peak, memory(child.pid))
+            time.sleep(0.2)
+        said.seek(0)
+        warned.seek(0)
+        if child.returncode:
+            sys.exit(f"{' '.join(command)} must end with 0, got {child.returncode}:\n{warned.read()}")
+        return {"peak": peak, **json.loads(said.read().splitlines()[-1])}
 
 
 def memory(process: int) -> int:

@@ -3,11 +3,12 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from preftune.data.keys import keys_of
+from preftune.data.keys import KEY, keys_of
 from preftune.data.ledger import SplitLedger
 from preftune.data.loading import fingerprint
 from preftune.data.selection import hold_out, select, without_prompts_of
@@ -37,8 +38,9 @@ def kept(pairs: list[PreferencePair], **choices: object) -> tuple[list[Preferenc
     return list(selected), account.dropped
 
 
-def content(one: PreferencePair) -> bytes:
-    return keys_of(one, json.dumps(one.prompt)).content
+def content(one: PreferencePair) -> tuple[int, int]:
+    high, low = np.frombuffer(keys_of(one, json.dumps(one.prompt)).content, KEY)[0]
+    return int(high), int(low)
 
 
 def test_without_settings_all_but_duplicates_are_kept_in_the_order_of_the_rows():

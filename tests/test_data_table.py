@@ -44,7 +44,7 @@ def test_a_place_outside_a_table_is_an_index_error_as_in_any_sequence():
 def test_an_empty_store_is_a_table_of_no_pairs(tmp_path):
     write_store(tmp_path, [encoded([])], {"name": "x"})
     table = PairTable([PairStore(tmp_path)])
-    assert (len(table), list(table), table.extras(), len(table.keys("content"))) == (0, [], {}, 0)
+    assert (len(table), list(table), table.extras(), len(table.numbers("content"))) == (0, [], {}, 0)
     assert table.stores[0].facts == {"sizes": [0], "name": "x"}
 
 
@@ -56,9 +56,9 @@ def test_several_stores_are_one_table_that_knows_its_sources():
     assert [table.origin(place) for place in (3, 4)] == [PAIRS[3].origin, PAIRS[4].origin]
     assert list(table[3:5]) == PAIRS[3:5]
     for name in ("content", "normalized", "prompt", "unordered", "carried"):
-        assert table.keys(name).dtype == KEY.newbyteorder("=")
-        assert (table.keys(name) == np.concatenate([one.keys(name) for one in tables])).all()
-    assert len(np.unique(table.keys("content"))) == 10
+        assert table.numbers(name).dtype == KEY.newbyteorder("=")
+        assert (table.numbers(name) == np.concatenate([one.numbers(name) for one in tables])).all()
+    assert len(np.unique(table.numbers("content"))) == 10
 
 
 def test_a_choice_keeps_the_order_of_the_rows_and_what_was_merged():
@@ -90,7 +90,7 @@ def test_keys_tell_the_same_pair_from_others_and_its_mirror():
     turned = PreferencePair(one.prompt, "y", "x", "q", {"w": 2.0})
     table = stock.table([one, spaced, turned])
     same = {
-        name: (table.keys(name)[:1] == table.keys(name)[1:]).tolist()
+        name: (table.numbers(name)[:1] == table.numbers(name)[1:]).tolist()
         for name in ("content", "normalized", "prompt", "unordered", "carried")
     }
     assert same == {

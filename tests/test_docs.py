@@ -11,14 +11,15 @@ from preftune import command_line
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = re.findall(r"^    python -m recipes\.run\b *(.*)$", README, flags=re.M)
-LOOKS = re.findall(r"^    python -m recipes\.pairs\b *(.*)$", README, flags=re.M)
+DOCS = "\n".join([README, *(path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md")))])
+COMMANDS = re.findall(r"^    python -m recipes\.run\b *(.*)$", DOCS, flags=re.M)
+LOOKS = re.findall(r"^    python -m recipes\.pairs\b *(.*)$", DOCS, flags=re.M)
 MAKE_WORDS = re.findall(r"^    make (\w+)", README + (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), flags=re.M)
 TREE = README[README.index("## The house") :]
 
 
 def test_the_readme_names_as_many_commands_as_are_tested() -> None:
-    assert len(COMMANDS) == 6
+    assert len(COMMANDS) == 9
     assert len(LOOKS) == 1
     assert set(MAKE_WORDS) == {"run", "test", "check", "fix"}
 
@@ -51,7 +52,7 @@ def test_the_tree_of_the_readme_exists_and_names_every_part() -> None:
 
 
 def test_each_choice_that_the_readme_names_is_a_file() -> None:
-    for group, name in re.findall(r"\b(model|data|loss|adapter|track|experiment)=([a-z0-9_]+)\b", README):
+    for group, name in re.findall(r"\b(model|data|loss|adapter|track|experiment)=([a-z0-9_]+)\b", DOCS):
         assert (ROOT / "conf" / group / f"{name}.yaml").is_file(), f"{group}={name}"
 
 

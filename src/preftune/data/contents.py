@@ -1,26 +1,51 @@
 """What files hold, as a digest: the same bytes elsewhere have the same one."""
 
+import contextlib
 import hashlib
 import json
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from preftune.caches import cache_directory, key_of
+
+_LARGE = 1 << 24  # bytes from which a digest is kept for the next process
 _SETTLED = 2_000_000_000  # ns; within less, a second write may leave the clock of a file system where it stands
 _HASHES: dict[tuple[str, int, int, int], str] = {}
 
 
 def file_hash(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes, as 64 hexadecimal digits; a file that stays is read once a process."""
+    """Return the SHA-256 of a file's bytes, as 64 hexadecimal digits.
+
+    A file that stays is read once a process, and a large one once: no write leaves size and both times of a file as
+    they were.
+    """
     status = path.stat()
     key = (str(path.resolve()), status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     if key in _HASHES:
         return _HASHES[key]
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    kept = cache_directory("hashes") / key_of(*key, status.st_ino) if status.st_size >= _LARGE else None
+    digest = _kept(kept) or _digest(path)
     if time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > _SETTLED:
         _HASHES[key] = digest
+        if kept is not None and not kept.exists():
+            beside = kept.with_name(f".{kept.name}.{os.getpid()}")
+            beside.write_text(digest)
+            beside.replace(kept)
     return digest
+
+
+def _kept(place: Path | None) -> str | None:
+    with contextlib.suppress(FileNotFoundError):
+        text = place.read_text() if place is not None else ""
+        return text if len(text) == 64 else None
+    return None
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def files_hash(files: Mapping[str, Path]) -> str:

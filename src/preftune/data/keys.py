@@ -9,7 +9,7 @@ import numpy as np
 
 from preftune.pairs import PreferencePair
 
-KEY = np.dtype([("high", ">u8"), ("low", ">u8")])
+KEY = np.dtype([("high", "<u8"), ("low", "<u8")])
 """A digest of 16 bytes; two of a million different pairs share one with a probability of 1e-27."""
 
 

@@ -107,7 +107,7 @@ def fingerprint(*tables: PairTable) -> str:
     digest = hashlib.sha256()
     for table in tables:
         digest.update(f"{len(table)}:".encode())
-        digest.update(table.keys("content").tobytes())
+        digest.update(table.numbers("content").tobytes())
     return digest.hexdigest()
 
 

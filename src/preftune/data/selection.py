@@ -69,7 +69,7 @@ def hold_out(table: PairTable, test_size: float, split_seed: int) -> tuple[PairT
     Raises:
         Refusal: No prompt would be left to train on.
     """
-    keys = table.keys("prompt")
+    keys = table.numbers("prompt")
     group = _groups(keys)
     prompts = int(group.max()) + 1
     count = max(1, round(test_size * prompts)) if test_size < 1 else int(test_size)
@@ -79,7 +79,7 @@ def hold_out(table: PairTable, test_size: float, split_seed: int) -> tuple[PairT
             f"which holds out {count}; lower it, or give more pairs with different prompts"
         )
     digests = np.empty(prompts, np.uint64)
-    digests[group] = keys["high"].astype(np.uint64)
+    digests[group] = keys["high"]
     held = np.zeros(prompts, bool)
     draws = _mixed(digests ^ _mixed(np.array([split_seed + 1]).astype(np.uint64)))
     held[np.argsort(draws, kind="stable")[:count]] = True
@@ -92,7 +92,7 @@ def without_prompts_of(train: PairTable, held_out: PairTable, account: SplitLedg
     Raises:
         Refusal: None is left.
     """
-    ours, theirs = train.keys("prompt"), held_out.keys("prompt")
+    ours, theirs = train.numbers("prompt"), held_out.numbers("prompt")
     group = _groups(np.concatenate([ours, theirs]))
     kept = ~np.isin(group[: len(ours)], group[len(ours) :])
     account.shared_prompts = len(np.unique(group[: len(ours)][~kept]))
@@ -106,9 +106,10 @@ def without_prompts_of(train: PairTable, held_out: PairTable, account: SplitLedg
 
 
 def _without_conflicts(table: PairTable, policy: str, account: SplitLedger) -> PairTable:
-    group = _groups(table.keys("unordered"))
+    group = _groups(table.numbers("unordered"))
     first = table.numbers("is_first").astype(bool)
-    both = np.isin(group, np.intersect1d(group[first], group[~first]))
+    of_group = np.bincount(group, weights=first)
+    both = ((of_group > 0) & (of_group < np.bincount(group)))[group]
     account.conflicting = int(both.sum())
     if policy == "drop":
         return _kept(table, ~both, "in conflict with another pair", account)
@@ -136,7 +137,7 @@ def _merged(table: PairTable, places: Numbers, group: Numbers, first: Numbers) -
 
 def _first_of_each(table: PairTable, key: str) -> Numbers:
     """Return a mask of the pairs that are kept: of those with the same `key`, the strongest."""
-    group = _groups(table.keys(key))
+    group = _groups(table.numbers(key))
     several = np.flatnonzero(np.bincount(group)[group] > 1)
     ordered = several[_by_strength(table, several)]
     _, best = np.unique(group[ordered], return_index=True)
@@ -148,14 +149,14 @@ def _first_of_each(table: PairTable, key: str) -> Numbers:
 
 def _by_strength(table: PairTable, places: Numbers) -> Numbers:
     """Return the order of the pairs at `places`: highest score first, then by content and extras, not by row."""
-    keys = [table.keys(name)[places] for name in ("carried", "content")]
-    words = [key[word].astype(np.uint64) for key in keys for word in ("low", "high")]
+    keys = [table.numbers(name)[places] for name in ("carried", "content")]
+    words = [key[word] for key in keys for word in ("low", "high")]
     return np.lexsort((*words, -np.nan_to_num(table.numbers("score")[places])))
 
 
 def _by_content(table: PairTable) -> Numbers:
-    keys = [table.keys(name) for name in ("carried", "content")]  # copies that are kept may carry other numbers
-    return np.lexsort([key[word].astype(np.uint64) for key in keys for word in ("low", "high")])
+    keys = [table.numbers(name) for name in ("carried", "content")]  # copies that are kept may carry other numbers
+    return np.lexsort([key[word] for key in keys for word in ("low", "high")])
 
 
 def _above(table: PairTable, min_margin: float, account: SplitLedger) -> PairTable:
@@ -226,11 +227,14 @@ def _mask(table: PairTable, places: Numbers) -> Numbers:
 
 def _groups(keys: Numbers) -> Numbers:
     """Return for each key a number, the same for equal keys, rising with them."""
-    high, low = keys["high"].astype(np.uint64), keys["low"].astype(np.uint64)
-    order = np.lexsort((low, high))
-    high, low = high[order], low[order]
+    order = np.argsort(keys["high"], kind="stable")
+    ordered = keys[order]
+    other = ordered[1:] != ordered[:-1]
+    if (other & (ordered["high"][1:] == ordered["high"][:-1])).any():  # the half does not tell them apart
+        order = np.lexsort((keys["low"], keys["high"]))
+        other = keys[order[1:]] != keys[order[:-1]]
     numbers = np.zeros(len(order), np.int64)
-    numbers[order[1:]] = np.cumsum((high[1:] != high[:-1]) | (low[1:] != low[:-1]))
+    numbers[order[1:]] = np.cumsum(other)
     return numbers
 
 

@@ -59,13 +59,11 @@ class PairTable(Sequence[PreferencePair]):
         """Return the pairs at `places`, indices or a mask, in the order of the rows."""
         return PairTable(self.stores, np.sort(self.rows[places]), {**self.probabilities, **(probabilities or {})})
 
-    def keys(self, name: str) -> Numbers:
-        """Return one of the keys of every pair, of shape `(pairs,)`."""
-        return np.concatenate([store.keys(name) for store in self.stores])[self.rows]
-
     def numbers(self, name: str) -> Numbers:
-        """Return one of the numbers of every pair, of shape `(pairs,)`; NaN where a pair has none."""
-        return np.concatenate([store.numbers(name) for store in self.stores])[self.rows]
+        """Return one of the numbers or keys of every pair, of shape `(pairs,)`."""
+        columns = [store.numbers(name) for store in self.stores]
+        whole = columns[0] if len(columns) == 1 else np.concatenate(columns)
+        return whole if len(self.rows) == len(whole) else whole[self.rows]
 
     def extras(self) -> dict[str, Numbers]:
         """Return the numbers that travel with the pairs, by name, each of shape `(pairs,)`; NaN where there is none."""

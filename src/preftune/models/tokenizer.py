@@ -1,5 +1,6 @@
 """The tokenizer of a model recipe: its chat template, its pad token, and the token that ends a turn."""
 
+import functools
 import hashlib
 import json
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from preftune.models.source import ModelSource, reachable
 from preftune.refusals import Refusal
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ChatTokenizer:
     """A tokenizer that is known to render and to end a dialogue.
 
@@ -30,8 +31,9 @@ class ChatTokenizer:
         """Return a hex digest of the chat template."""
         return hashlib.sha256(str(self.tokenizer.chat_template).encode()).hexdigest()
 
+    @functools.cached_property
     def digest(self) -> str:
-        """Return a hex digest of everything that decides which ids a dialogue becomes."""
+        """A hex digest of everything that decides which ids a dialogue becomes."""
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         made_of = backend.to_str() if backend else json.dumps(self.tokenizer.get_vocab(), sort_keys=True)
         parts = [type(self.tokenizer).__name__, made_of, str(self.tokenizer.special_tokens_map), self.end_of_turn]

@@ -42,6 +42,7 @@ from preftune.tokens.encoding import Encoder
 BATCH = 500  # pairs rendered and encoded at once
 _AT_ONCE = 100  # pairs of a stream rendered and encoded at once
 _MIXED = 2000  # pairs of a stream among which the next is drawn
+_TOGETHER = 20  # pieces in one batch of the file: to map it touches each batch
 _LONG = 5000  # pairs from which the stage is long enough to show a bar
 _IDS, _FACTS = "ids.arrow", "facts.json"
 _SCHEMA = pa.schema(
@@ -114,7 +115,7 @@ def tokenize(
     Raises:
         Refusal: The template breaks one of the rules above, or a pair is too long under `stop`.
     """
-    key = key_of(_program(), fingerprint(pairs), chat.digest(), max_length, overlong, on_bad_row)
+    key = key_of(_program(), fingerprint(pairs), chat.digest, max_length, overlong, on_bad_row)
     work = _Tokenizer(pairs, Encoder(chat), max_length, overlong, on_bad_row)
     directory = made_once(cache_directory("tokens") / key, partial(_write, work=work, workers=workers))
     facts = json.loads((directory / _FACTS).read_text())
@@ -255,10 +256,16 @@ def _write(directory: Path, work: _Tokenizer, workers: int | None) -> None:
     dropped: Counter[str] = Counter()
     truncated = 0
     with pa.OSFile(str(directory / _IDS), "wb") as file, pa.ipc.new_stream(file, _SCHEMA) as ids:
+        waiting: list[pa.RecordBatch] = []
         for piece in mapped(work, starts, workers):
-            ids.write_batch(piece.ids)
+            waiting.append(piece.ids)
             dropped += piece.dropped
             truncated += piece.truncated
+            if len(waiting) == _TOGETHER:
+                ids.write_table(pa.Table.from_batches(waiting).combine_chunks())
+                waiting = []
+        if waiting:
+            ids.write_table(pa.Table.from_batches(waiting).combine_chunks())
     (directory / _FACTS).write_text(json.dumps({"dropped": dropped, "truncated": truncated}))
 
 
