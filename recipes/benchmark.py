@@ -21,9 +21,13 @@ def main() -> None:
     """Run one benchmark, or one measurement of it."""
     parser = argparse.ArgumentParser(prog="python -m recipes.benchmark", description=__doc__)
     parser.add_argument("what", choices=["data"], help="data: from rows to token ids")
-    parser.add_argument("--path", help="rows to measure the speed on, as recipes.run takes them; without it, made ones")
+    parser.add_argument(
+        "--path", help="JSON lines to measure the speed on, of prompt, chosen and rejected; without it, made ones"
+    )
     parser.add_argument("--rows", type=int, default=50_000, help="rows of the comparison of speed")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[100_000, 1_000_000], help="rows of the memory's table")
+    parser.add_argument(
+        "--sizes", type=int, nargs="*", default=[100_000, 1_000_000], help="rows of the table of memory"
+    )
     parser.add_argument("--rounds", type=int, default=3, help="times that each side is measured")
     parser.add_argument("--measure", choices=["ours", "stock"], help=argparse.SUPPRESS)
     parser.add_argument("--processes", type=int, default=CORES, help=argparse.SUPPRESS)
@@ -44,6 +48,8 @@ def benchmark_data(asked: argparse.Namespace) -> None:
             rows.symlink_to(Path(asked.path).resolve())
         else:
             make_rows(rows, asked.rows)
+        with rows.open("rb") as lines:
+            count = sum(1 for _ in lines)
         make_tokenizer(place / "tokenizer", rows)
         sides = {
             "preftune": ("ours", CORES),
@@ -56,11 +62,12 @@ def benchmark_data(asked: argparse.Namespace) -> None:
                 caches = place / f"{side}-{processes}-{number}"
                 seconds[name].append(measure(side, rows, caches, processes)["seconds"])
         fastest = statistics.median(seconds["preftune"])
-        say(f"from {asked.rows:,} rows to ids on {CORES} cores, median of {asked.rounds}")
+        say(f"from {count:,} rows to ids on {CORES} cores, median of {asked.rounds}")
         for name, found in seconds.items():
             middle = statistics.median(found)
-            say(f"  {name:<20} {asked.rows / middle:>8,.0f} rows/s   preftune is {middle / fastest:.2f} times as fast")
-        say("\nsize        seconds   rows/s   peak memory   again, from the cache")
+            say(f"  {name:<20} {count / middle:>8,.0f} rows/s   preftune is {middle / fastest:.2f} times as fast")
+        if asked.sizes:
+            say("\nsize        seconds   rows/s   peak memory   again, from the cache")
         for size in asked.sizes:
             rows = make_rows(place / f"{size}.jsonl", size)
             first, again = (measure("ours", rows, place / f"caches-{size}", CORES) for _ in range(2))

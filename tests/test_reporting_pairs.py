@@ -46,6 +46,7 @@ def report_of(pairs: list[PreferencePair] | PairTable, held_out: int = 50, **cho
     read = len(pairs) + held_out + sum(before.values())
     train = SplitLedger("made", read=read, dropped={**before, "held out": held_out})
     train.top_k = choices.pop("cut", None)
+    train.shared_prompts, train.conflicting = choices.pop("shared_prompts", 0), choices.pop("conflicting", 0)
     table = pairs if isinstance(pairs, PairTable) else stock.table(pairs)
     rows = tokenize(table, CHATML, max_length=choices.get("max_length"), overlong=choices.pop("overlong", "stop"))
     train.dropped |= rows.dropped
@@ -210,10 +211,13 @@ def test_numbers_that_travel_with_pairs_are_named() -> None:
 
 
 def test_prompts_shared_with_the_held_out_split_and_duplicates_are_counted() -> None:
-    found = report_of(balanced(), dropped={"duplicate": 3, "prompt in the held-out split": 31})
+    dropped = {"duplicate": 3, "prompt in the held-out split": 31}
+    found = report_of(balanced(), dropped=dropped, shared_prompts=20, conflicting=4)
     assert (found.duplicates, found.overlap) == (3, 31)
     assert found.warnings == (
-        "the held-out split shares prompts with train: the 31 train pairs that hold them were dropped",
+        "the held-out split shares 20 prompts with train: the 31 train pairs that hold them were dropped",
+        "4 train pairs contradict each other, the same two answers being preferred in both orders; data.conflicts says "
+        "what becomes of them",
     )
 
 

@@ -1,7 +1,5 @@
 """The record between all sources and all trainers: one preference pair, and what makes one invalid."""
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypedDict
@@ -35,14 +33,6 @@ class PreferencePair:
     origin: str
     extras: Mapping[str, float] = field(default_factory=dict)
 
-    def content_hash(self) -> str:
-        """Return a hex digest of prompt and answers: the same wherever the row stood."""
-        return _digest([list(self.prompt), self.chosen, self.rejected])
-
-    def prompt_hash(self) -> str:
-        """Return a hex digest of the prompt alone."""
-        return _digest(list(self.prompt))
-
 
 def faults(pair: PreferencePair) -> Iterator[str]:
     """Yield each reason why `pair` cannot be trained on, as `<field> must be <condition>, got <value>`."""
@@ -65,7 +55,3 @@ def _prompt_faults(prompt: tuple[Message, ...]) -> Iterator[str]:
             yield f"prompt[{place}] must not be a system turn, which may only come first"
         if not message["content"].strip():
             yield f"prompt[{place}].content must not be empty, got {message['content']!r}"
-
-
-def _digest(value: object) -> str:
-    return hashlib.sha256(json.dumps(value, ensure_ascii=True).encode()).hexdigest()

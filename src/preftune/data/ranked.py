@@ -1,6 +1,7 @@
 """Answers with scores, several to a prompt, and the pairs that they make."""
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -25,10 +26,6 @@ class RankedAnswers:
     answers: tuple[tuple[str, float], ...]
     origin: str
     origins: tuple[str, ...] = ()
-
-    def prompt_hash(self) -> str:
-        """Return a hex digest of the prompt, which is that of its pairs."""
-        return PreferencePair(self.prompt, "", "", self.origin).prompt_hash()
 
 
 class _Answer(NamedTuple):
@@ -73,7 +70,7 @@ def grouped(answers: Iterable[RankedAnswers]) -> Iterator[RankedAnswers]:
     """Join the answers to the same prompt, in the order in which prompts first occur; all are held in memory."""
     groups: dict[str, list[RankedAnswers]] = {}
     for ranked in answers:
-        groups.setdefault(ranked.prompt_hash(), []).append(ranked)
+        groups.setdefault(json.dumps(ranked.prompt), []).append(ranked)
     for group in groups.values():
         if len(group) == 1:
             yield group[0]

@@ -42,9 +42,17 @@ def score_warnings(scores: Scores | None, pairs: int) -> Iterator[str]:
 
 
 def row_warnings(ledger: Ledger, overlap: int) -> Iterator[str]:
-    """Warn of train pairs that stand in the held-out split too, and of many wrong rows."""
+    """Warn of prompts that stand in both splits, of pairs that contradict each other, and of many wrong rows."""
     if overlap:
-        yield (f"the held-out split shares prompts with train: the {overlap:,} train pairs that hold them were dropped")
+        yield (
+            f"the held-out split shares {ledger.train.shared_prompts:,} prompts with train: the {overlap:,} train "
+            "pairs that hold them were dropped"
+        )
+    if conflicting := ledger.train.conflicting:
+        yield (
+            f"{conflicting:,} train pairs contradict each other, the same two answers being preferred in both orders; "
+            "data.conflicts says what becomes of them"
+        )
     for name, split in (("train", ledger.train), ("held-out", ledger.held_out)):
         wrong = sum(rows for reason, rows in split.dropped.items() if reason.startswith("wrong: "))
         if wrong > MANY_DROPPED * split.read:
