@@ -199,7 +199,11 @@ def test_a_file_that_the_system_does_not_give(tmp_path, monkeypatch, error):
             b'{"prompt": "a\0"}',
             "rows.jsonl:1: must be JSON, got a fault at column 14: Invalid control character at",
         ),
-        ("rows.jsonl", gzip.compress(b"{}"), "rows.jsonl must be a .jsonl file, got a gzip file; unpack it first"),
+        (
+            "rows.jsonl",
+            gzip.compress(b"{}", mtime=0),
+            "rows.jsonl must be a .jsonl file, got a gzip file; unpack it first",
+        ),
         ("rows.jsonl", b"\0" * 9, "rows.jsonl:1: must be JSON, got a fault at column 1: Expecting value"),
         ("rows.txt", b"a", "data.path must end in .json, .jsonl, .csv, .parquet, got '{path}'"),
         ("rows.csv", b"", "rows.csv must hold at least one row, got an empty file"),
