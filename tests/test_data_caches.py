@@ -6,12 +6,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from preftune.caches import made_once
 from preftune.data import loading
 from preftune.data.loading import PreparedPairs, load_pairs
+from preftune.data.reading import read_into
 from preftune.models.tokenizer import ChatTokenizer
 from preftune.refusals import Refusal
 from preftune.tokens import tokenization as tokens
@@ -149,3 +151,16 @@ def test_a_byte_flipped_in_the_middle_of_a_large_file_is_noticed(tmp_path):
     kept.write_bytes(bytes(200_100) + b"\x01" + bytes(199_899))
     made_once(tmp_path / "kept", lambda directory: (directory / "a").write_bytes(bytes(400_000)))
     assert kept.read_bytes() == bytes(400_000)
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused_and_leaves_nothing(file, cache, monkeypatch):
+    def changing(*arguments: Any, **named: Any) -> None:
+        read_into(*arguments, **named)
+        file.write_text(file.read_text() + "\n")
+
+    monkeypatch.setattr(loading, "read_into", changing)
+    with pytest.raises(
+        Refusal, match=r"^pairs\.jsonl must stay as it is while it is read, got other content at the end"
+    ):
+        load_pairs(stock.data_settings(file))
+    assert held(cache, "pairs") == []

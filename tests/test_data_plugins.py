@@ -89,6 +89,8 @@ def test_a_path_that_names_no_dialect(path, sentence):
         ("refuses", {}, "q must be short, got long"),
         ("reads", {"q": None}, "prompt[0].content must be text, got null"),
         ("reads", {"bad": 5}, "rejected must be text, got 5"),
+        ("reads", {"bad": "a\ud83d"}, "pair must be valid Unicode, got half of a surrogate pair, '\\ud83d'"),
+        ("reads", {"bad": "a\0b"}, "pair must hold no NUL character, got 'a\\x00b'"),
         ("reads", {"extras": 3}, "extras must be numbers by name, got 3"),
         ("reads", {"extras": {"w": float("inf")}}, "extras must be finite numbers by name, got {'w': inf}"),
         ("reads", {"extras": {"w": "2"}}, "extras must be finite numbers by name, got {'w': '2'}"),

@@ -221,6 +221,18 @@ def test_prompts_shared_with_the_held_out_split_and_duplicates_are_counted() -> 
     )
 
 
+def test_answers_that_repeat_their_prompt_are_warned_of() -> None:
+    asked = "What is the capital of Peru?"
+    turns = ({"role": "user", "content": asked},)
+    texts = [("Lima.", "Cusco."), (f"{asked} Lima.", "Cusco."), (f"{asked} Lima.", f"{asked}\nCusco.")]
+    made = [PreferencePair(turns, chosen, rejected, f"x:{n}") for n, (chosen, rejected) in enumerate(texts)]
+    made += [PreferencePair(({"role": "user", "content": "Hi"},), "Hi there.", "Hi you.", "x:9")]
+    assert (
+        "1 train pairs begin both answers with the text of their prompt: where it was put there by mistake, the user's "
+        "turn is trained on"
+    ) in report_of(made).warnings
+
+
 def test_many_wrong_rows_are_warned_of_and_few_are_not() -> None:
     # Read are 4 kept, 50 held out and the wrong: 6 of 60 is a tenth, 7 of 61 is more.
     assert report_of(balanced(), dropped={"wrong: chosen must not be empty": 6}).warnings == ()

@@ -147,16 +147,16 @@ def _store(
     policy = settings.control_tokens
     tokens = sorted(control_tokens) if policy != "allow" else []
     how = source.model_dump(include=set(_WHAT_IS_READ))
-    key = key_of(_program(), source_fingerprint(source, split, place), name, how, settings.on_bad_row, policy, tokens)
+    content = source_fingerprint(source, split, place)
+    key = key_of(_program(), content, name, how, settings.on_bad_row, policy, tokens)
     directory = cache_directory("pairs") / key
-    read = partial(
-        read_into,
-        chunks=source_chunks(source, split, place),
-        settings=source,
-        name=name,
-        control=Control(tokens, policy),
-        stop=settings.on_bad_row == "stop",
-    )
+
+    def read(beside: Path) -> None:
+        chunks, control = source_chunks(source, split, place), Control(tokens, policy)
+        read_into(beside, chunks, source, name, control, stop=settings.on_bad_row == "stop")
+        if source.path and source_fingerprint(source, split, place) != content:
+            raise Refusal(f"{name} must stay as it is while it is read, got other content at the end; start again")
+
     # A function of the user's may change in ways that no hash of a file shows.
     return PairStore(made_once(directory, read, afresh="." in (source.dialect or "")))
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping
 from functools import cache, partial
 
-from preftune.data.rows import Row, RowError, shown
+from preftune.data.rows import Row, RowError, refuse_text_that_cannot_be_read, shown
 from preftune.data.turns import read_text, read_turns
 from preftune.pairs import PreferencePair
 from preftune.refusals import Refusal
@@ -79,6 +79,10 @@ def _read(row: Row, path: str) -> PreferencePair:
         raise RowError(f"row must be read by {path}, got {type(fault).__name__}: {fault}") from fault
     if not isinstance(pair, PreferencePair):
         raise RowError(f"row must be made a PreferencePair by {path}, got a value of type {type(pair).__name__}")
+    try:
+        refuse_text_that_cannot_be_read({"pair": [list(pair.prompt), pair.chosen, pair.rejected]}, row.origin)
+    except Refusal as fault:
+        raise RowError(str(fault).removeprefix(f"{row.origin}: ")) from fault
     return PreferencePair(
         read_turns(pair.prompt, "prompt"),
         read_text(pair.chosen, "chosen"),

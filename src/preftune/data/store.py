@@ -20,6 +20,7 @@ from preftune.pairs import PreferencePair
 
 Numbers = NDArray[Any]
 
+_NO_CHANCE = 12  # characters of a turn from which two answers do not both begin with it by chance
 _PAIRS, _FACTS = "pairs.arrow", "facts.json"
 _TEXTS = pa.schema(
     [
@@ -32,6 +33,7 @@ _NUMBERS = np.dtype(
         *((name, np.int8 if name == "is_first" else KEY) for name in PairKeys._fields),
         ("score", np.float64),  # NaN for a pair that has none
         ("ratio", np.float64),  # characters of the longer answer to those of the shorter
+        ("repeats", np.int8),  # 1 where both answers begin with the user's last turn
     ]
 )
 
@@ -46,7 +48,9 @@ def encoded(pairs: Iterable[PreferencePair]) -> Batches:
         keys = keys_of(pair, prompt)
         longer, shorter = sorted((len(pair.chosen), len(pair.rejected)), reverse=True)
         texts.append((prompt, pair.chosen, pair.rejected, pair.origin, list(pair.extras.items())))
-        numbers.append((*keys, pair.extras.get("score", np.nan), longer / shorter))
+        asked = pair.prompt[-1]["content"].strip()
+        repeats = len(asked) >= _NO_CHANCE and pair.chosen.startswith(asked) and pair.rejected.startswith(asked)
+        numbers.append((*keys, pair.extras.get("score", np.nan), longer / shorter, repeats))
     columns = list(zip(*texts, strict=True)) or [()] * len(_TEXTS)
     arrays = [pa.array(column, field.type) for column, field in zip(columns, _TEXTS, strict=True)]
     return pa.RecordBatch.from_arrays(arrays, schema=_TEXTS), _records(numbers)

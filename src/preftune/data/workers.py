@@ -32,7 +32,7 @@ def mapped(work: Callable[[T], R], pieces: Iterable[T], workers: int | None = No
     Raises:
         RunFailed: A process ended before its work was done.
     """
-    workers = workers or len(os.sched_getaffinity(0))
+    workers = workers or _cores()
     pieces = iter(pieces)
     first = list(itertools.islice(pieces, _FEW))
     pieces = itertools.chain(first, pieces)
@@ -58,6 +58,11 @@ def mapped(work: Callable[[T], R], pieces: Iterable[T], workers: int | None = No
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def _cores() -> int:
+    # Those that this process may use, where the system tells.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 _work: Callable[..., Any]

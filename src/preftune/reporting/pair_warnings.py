@@ -41,12 +41,17 @@ def score_warnings(scores: Scores | None, pairs: int) -> Iterator[str]:
         )
 
 
-def row_warnings(ledger: Ledger, overlap: int) -> Iterator[str]:
-    """Warn of prompts that stand in both splits, of pairs that contradict each other, and of many wrong rows."""
+def row_warnings(ledger: Ledger, overlap: int, repeating: int) -> Iterator[str]:
+    """Warn of prompts in both splits or within answers, of pairs that contradict each other, and of many wrong rows."""
     if overlap:
         yield (
             f"the held-out split shares {ledger.train.shared_prompts:,} prompts with train: the {overlap:,} train "
             "pairs that hold them were dropped"
+        )
+    if repeating:
+        yield (
+            f"{repeating:,} train pairs begin both answers with the text of their prompt: where it was put there by "
+            "mistake, the user's turn is trained on"
         )
     if conflicting := ledger.train.conflicting:
         yield (

@@ -82,7 +82,7 @@ def report_pairs(
         warnings=(
             *pair_warnings.length_warnings(bias),
             *pair_warnings.score_warnings(scores, kept),
-            *pair_warnings.row_warnings(ledger, overlap),
+            *pair_warnings.row_warnings(ledger, overlap, int(pairs.train.numbers("repeats")[places].sum())),
             *pair_warnings.token_warnings(ledger, sum(rows.dropped.values()), max_length),
             *pair_warnings.held_out_warnings(ledger.held_out.kept),
             *pair_warnings.extra_warnings(extras, kept),
