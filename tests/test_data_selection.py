@@ -274,7 +274,9 @@ def test_the_weights_of_a_mix_are_shares_and_the_scarcest_source_sets_the_total(
 
 
 def test_a_mix_that_leaves_none_of_a_source_is_refused():
-    with pytest.raises(Refusal, match=r"data\.mix must leave pairs of each source, got 1 of 1 from 1, 0 of 5 from 2;"):
+    with pytest.raises(
+        Refusal, match=r"data\.mix must leave pairs of each source, got 1 of 1 of data\.mix\[0\], 0 of 5 of"
+    ):
         mixed([1, 5], [10, 1])
 
 

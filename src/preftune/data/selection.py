@@ -198,7 +198,7 @@ def _shared_out(table: PairTable, weights: Sequence[float], account: SplitLedger
     total = (there / shares).min()
     kept = [by_content[sources[by_content] == n][: round(share * total)] for n, share in enumerate(shares)]
     if not all(len(part) for part in kept):
-        counts = ", ".join(f"{len(part)} of {there[n]} from {n + 1}" for n, part in enumerate(kept))
+        counts = ", ".join(f"{len(part)} of {there[n]} of data.mix[{n}]" for n, part in enumerate(kept))
         raise Refusal(
             f"data.mix must leave pairs of each source, got {counts}; take the empty one out, or change the weights"
         )
