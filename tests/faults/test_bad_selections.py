@@ -107,8 +107,8 @@ def test_a_mix_of_which_one_source_has_nothing_left(tmp_path):
     with pytest.raises(Refusal) as refused:
         load_pairs(settings)
     assert str(refused.value) == (
-        "data.mix must leave pairs of each source, got 0 of 4 of data.mix[0], 0 of 0 of data.mix[1]; take the empty one "
-        "out, or change the weights"
+        "data.mix must leave pairs of each source, got 0 of 4 of data.mix[0], 0 of 0 of data.mix[1]; take the empty "
+        "one out, or change the weights"
     )
 
 
