@@ -106,6 +106,15 @@ def test_the_gradient_of_both_answers_equals_finite_differences_wherever_it_is_t
         assert torch.autograd.gradcheck(lambda c, r, ours=ours: ours(record(c, r)), policy)
 
 
+@pytest.mark.parametrize(("tau", "rises"), [(0.102, True), (0.103, False)])
+def test_discopop_raises_margins_from_the_reference_for_a_tau_that_is_wide_enough(tau: float, rises: bool) -> None:
+    # the slope (1 - log 2) / (4 tau) - 3/4 is 0 at tau = 0.306853 / 3 = 0.102284
+    margin, zero = torch.zeros(1, dtype=torch.float64, requires_grad=True), torch.zeros(1, dtype=torch.float64)
+    variants.discopop(record(margin, zero), beta=1.0, tau=tau).sum().backward()
+    assert margin.grad is not None
+    assert (margin.grad.item() > 0) is rises
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_loss_treats_each_pair_alone(name: str) -> None:
     ours, _ = catalogue.pair_loss(name, {"beta": 0.3})

@@ -91,7 +91,7 @@ def discopop(logps: PairLogps, *, beta: float, tau: float = 0.05) -> Tensor:
     with :math:`h` the margin. A policy equal to its reference costs (log 2 + 1) / 2 = 0.847 per pair whatever the
     arguments. The loss is not convex: with `tau` 0.05 its slope there is +0.784, so that training lowers margins
     from the reference, into a valley of 0.786 at :math:`\beta h = -0.119`. Only a pair beyond a ridge at +0.072 is
-    pushed up.
+    pushed up. From `tau` 0.103 upward the slope at the reference is negative.
 
     Args:
         logps: Log-probabilities of `B` pairs.
