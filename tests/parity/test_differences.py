@@ -43,11 +43,20 @@ def test_trl_takes_the_labels_of_sppo_as_certain(stock_loss: Stock) -> None:
     assert value == pytest.approx(50.0, abs=1e-4)
 
 
-@pytest.mark.parametrize("name", ["apo_zero", "apo_down"])
-def test_trl_adds_one_to_both_losses_of_apo(stock_loss: Stock, name: str) -> None:
-    # the paper's two terms cancel at the reference: sigma(0) - sigma(0) = 0
-    value, _, _ = stock_loss(name, beta=0.1)(nats(*[0.0] * PAIRS), nats(*[0.0] * PAIRS))
-    assert value == pytest.approx(1.0, abs=1e-6)
+@pytest.mark.parametrize(
+    ("name", "rewards"),
+    [
+        # -sigma(log 3) + sigma(-log 4) = -3/4 + 1/5 = -0.55
+        ("apo_zero", (math.log(3), -math.log(4))),
+        # sigma(-log 3) - sigma(log 4) = 1/4 - 4/5 = -0.55
+        ("apo_down", (-math.log(3), -math.log(12))),
+    ],
+)
+def test_trl_adds_one_to_both_losses_of_apo(stock_loss: Stock, name: str, rewards: tuple[float, float]) -> None:
+    chosen, rejected = (nats(*[reward / 0.1] * PAIRS) for reward in rewards)
+    assert stock_loss(name, beta=0.1)(chosen, rejected)[0] == pytest.approx(-0.55 + 1, abs=1e-6)
+    at_reference = stock_loss(name, beta=0.1)(nats(*[0.0] * PAIRS), nats(*[0.0] * PAIRS))
+    assert at_reference[0] == pytest.approx(1.0, abs=1e-6)
 
 
 def test_the_discopop_loss_of_trl_is_nan_for_a_pair_ranked_wrongly_by_far(stock_loss: Stock) -> None:
