@@ -94,7 +94,9 @@ def test_a_missing_part_is_named(values):
 
 def test_a_loss_without_a_name_is_asked_for_one(values):
     del values["loss"]["name"]
-    assert config.faults(values) == ["loss.name must be one of hinge, ipo, sigmoid, got null"]
+    names = sorted(path.stem for path in (CONF / "loss").glob("*.yaml"))
+    assert len(names) == 11
+    assert config.faults(values) == [f"loss.name must be one of {', '.join(names)}, got null"]
 
 
 def test_an_entry_of_a_list_is_refused_by_the_name_of_the_list(values):

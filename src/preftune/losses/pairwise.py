@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from preftune.losses.logps import PairLogps
+from preftune.losses.ranges import require_flip_share, require_positive
 
 
 def sigmoid(logps: PairLogps, *, beta: float, label_smoothing: float = 0.0) -> Tensor:
@@ -34,9 +35,8 @@ def sigmoid(logps: PairLogps, *, beta: float, label_smoothing: float = 0.0) -> T
         >>> sigmoid(PairLogps(torch.tensor([0.0, 10.0]), zero, zero, zero), beta=0.1)
         tensor([0.6931, 0.3133])
     """
-    _require_positive(beta)
-    if not 0 <= label_smoothing < 0.5:
-        raise ValueError(f"label_smoothing must be at least 0 and below 0.5, got {label_smoothing}")
+    require_positive(beta)
+    require_flip_share(label_smoothing)
     h = beta * logps.margin()
     return -(1 - label_smoothing) * F.logsigmoid(h) - label_smoothing * F.logsigmoid(-h)
 
@@ -70,7 +70,7 @@ def ipo(logps: PairLogps, *, beta: float) -> Tensor:
         >>> ipo(PairLogps(two, zero, zero, zero, two, two), beta=0.5)
         tensor([0.])
     """
-    _require_positive(beta)
+    require_positive(beta)
     chosen_lengths, rejected_lengths = logps.lengths()
     per_token = logps.chosen_logratio() / chosen_lengths - logps.rejected_logratio() / rejected_lengths
     return (per_token - 1 / (2 * beta)) ** 2
@@ -102,10 +102,5 @@ def hinge(logps: PairLogps, *, beta: float) -> Tensor:
         >>> hinge(PairLogps(torch.tensor([0.0, 20.0]), zero, zero, zero), beta=0.1)
         tensor([1., 0.])
     """
-    _require_positive(beta)
+    require_positive(beta)
     return torch.relu(1 - beta * logps.margin())
-
-
-def _require_positive(beta: float) -> None:
-    if not beta > 0:
-        raise ValueError(f"beta must be above 0, got {beta}")

@@ -83,9 +83,9 @@ OWNED: dict[str, str] = {
     "loss_type": "choose loss",
     "beta": "set loss.beta",
     **_each("label_smoothing label_smoothing_factor", "set loss.label_smoothing"),
+    "discopop_tau": "choose loss=discopop and set loss.tau",
     **_each(
-        "loss_weights ld_alpha f_divergence_type f_alpha_divergence_coef use_weighting discopop_tau "
-        "router_aux_loss_coef",
+        "loss_weights ld_alpha f_divergence_type f_alpha_divergence_coef use_weighting router_aux_loss_coef",
         _LOSS_NOT_OFFERED,
     ),
     "seed": "set seed",

@@ -8,6 +8,7 @@ from preftune.settings import Settings
 from preftune.training import dpo_fields
 
 Beta = Annotated[float, Field(gt=0)]
+FlipShare = Annotated[float, Field(ge=0, lt=0.5)]
 
 
 class SigmoidSettings(Settings):
@@ -15,7 +16,7 @@ class SigmoidSettings(Settings):
 
     name: Literal["sigmoid"]
     beta: Beta
-    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)]
+    label_smoothing: FlipShare
 
 
 class IpoSettings(Settings):
@@ -32,7 +33,41 @@ class HingeSettings(Settings):
     beta: Beta
 
 
-LossSettings = Annotated[SigmoidSettings | IpoSettings | HingeSettings, Field(discriminator="name")]
+class RobustSettings(Settings):
+    """DPO with the mean effect of flipped labels taken out."""
+
+    name: Literal["robust"]
+    beta: Beta
+    label_smoothing: FlipShare
+
+
+class ExoPairSettings(Settings):
+    """EXO on a pair."""
+
+    name: Literal["exo_pair"]
+    beta: Beta
+    label_smoothing: Annotated[float, Field(gt=0, lt=0.5)]
+
+
+class DiscopopSettings(Settings):
+    """Logistic loss for pairs ranked wrongly, exponential loss for pairs ranked rightly."""
+
+    name: Literal["discopop"]
+    beta: Beta
+    tau: Annotated[float, Field(gt=0, le=1)]
+
+
+class BetaSettings(Settings):
+    """Further losses whose only parameter is `beta`."""
+
+    name: Literal["nca_pair", "sppo_hard", "apo_zero", "apo_down", "sigmoid_norm"]
+    beta: Beta
+
+
+LossSettings = Annotated[
+    SigmoidSettings | IpoSettings | HingeSettings | RobustSettings | ExoPairSettings | DiscopopSettings | BetaSettings,
+    Field(discriminator="name"),
+]
 
 
 def _dpo_keys_hold(keys: dict[str, Any]) -> dict[str, Any]:

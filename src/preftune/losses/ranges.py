@@ -1,0 +1,21 @@
+"""The ranges that parameters of several losses share."""
+
+
+def require_positive(beta: float) -> None:
+    """Refuse a `beta` that is not above 0.
+
+    Raises:
+        ValueError: It is not, or it is NaN.
+    """
+    if not beta > 0:
+        raise ValueError(f"beta must be above 0, got {beta}")
+
+
+def require_flip_share(label_smoothing: float) -> None:
+    """Refuse a share of flipped labels outside [0, 0.5).
+
+    Raises:
+        ValueError: It is outside, or it is NaN.
+    """
+    if not 0 <= label_smoothing < 0.5:
+        raise ValueError(f"label_smoothing must be at least 0 and below 0.5, got {label_smoothing}")
