@@ -1,6 +1,6 @@
 """What a loss and the training loop can choose."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, model_serializer, model_validator
 
@@ -8,9 +8,25 @@ from preftune.settings import Settings
 from preftune.training import dpo_fields
 
 Beta = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
 
 
-class SigmoidSettings(Settings):
+class LossRecord(Settings):
+    """What the settings of every loss have in common.
+
+    Attributes:
+        reads: Numbers of a pair that the loss reads; each also reads `weight`, by which its cost is multiplied.
+    """
+
+    reads: ClassVar[tuple[str, ...]] = ("weight",)
+
+    @property
+    def reward_scale(self) -> float:
+        """Reward for a nat of log-ratio, in TRL's reward metrics: beta; 1 where a loss has none."""
+        return getattr(self, "beta", 1.0)
+
+
+class SigmoidSettings(LossRecord):
     """DPO; conservative DPO when `label_smoothing` is not 0."""
 
     name: Literal["sigmoid"]
@@ -18,21 +34,81 @@ class SigmoidSettings(Settings):
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)]
 
 
-class IpoSettings(Settings):
-    """IPO on log-probabilities per token."""
+class MarginSettings(LossRecord):
+    """A loss of the margin and beta alone."""
 
-    name: Literal["ipo"]
+    name: Literal["ipo", "ipo_sum", "hinge", "cal_dpo"]
     beta: Beta
 
 
-class HingeSettings(Settings):
-    """The hinge of SLiC on DPO's margin."""
+class SoftSettings(LossRecord):
+    """DPO with a probability for each label."""
 
-    name: Literal["hinge"]
+    reads = ("weight", "probability")
+    name: Literal["soft"]
     beta: Beta
 
 
-LossSettings = Annotated[SigmoidSettings | IpoSettings | HingeSettings, Field(discriminator="name")]
+class OdpoSettings(LossRecord):
+    """DPO with an offset that grows with the difference of scores."""
+
+    reads = ("weight", "score", "score_chosen", "score_rejected")
+    name: Literal["odpo"]
+    beta: Beta
+    alpha: NotNegative
+
+
+class DpopSettings(LossRecord):
+    """DPO-Positive."""
+
+    name: Literal["dpop"]
+    beta: Beta
+    penalty: NotNegative
+
+
+class RdpoSettings(LossRecord):
+    """DPO with length taken out of the reward."""
+
+    name: Literal["rdpo"]
+    beta: Beta
+    alpha: NotNegative
+
+
+class SimpoSettings(LossRecord):
+    """SimPO: per token, without a reference."""
+
+    name: Literal["simpo"]
+    beta: Beta
+    gamma: NotNegative
+
+
+class OrpoSettings(LossRecord):
+    """ORPO: likelihood of chosen and the odds, without a reference and without beta."""
+
+    name: Literal["orpo"]
+    odds_weight: NotNegative
+
+
+class CpoSettings(LossRecord):
+    """CPO: likelihood of chosen and the contrast, without a reference."""
+
+    name: Literal["cpo"]
+    beta: Beta
+    nll_weight: NotNegative
+
+
+LossSettings = Annotated[
+    SigmoidSettings
+    | MarginSettings
+    | SoftSettings
+    | OdpoSettings
+    | DpopSettings
+    | RdpoSettings
+    | SimpoSettings
+    | OrpoSettings
+    | CpoSettings,
+    Field(discriminator="name"),
+]
 
 
 def _dpo_keys_hold(keys: dict[str, Any]) -> dict[str, Any]:
