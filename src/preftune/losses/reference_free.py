@@ -88,8 +88,8 @@ def cpo(logps: PairLogps, *, beta: float, nll_weight: float) -> Tensor:
 
     Answers that are as likely cost log 2 = 0.693 and `nll_weight` times the nats per token of chosen. The paper writes
     the second term as a sum over the answer; its authors' code and TRL (`cpo_alpha`) take the mean over tokens, and so
-    does this loss. An answer of 20 tokens at one nat each adds 20 by the paper and 1 here: a `nll_weight` of 20 is
-    the paper's for it. TRL's mean counts the prompt's tokens too.
+    does this loss. An answer of 20 tokens at one nat each adds 20 by the paper and 1 here: an `nll_weight` of 20 is
+    the paper's for it. TRL's mean is over the tokens of a batch, in which a long answer counts more than a short one.
 
     Args:
         logps: Log-probabilities of `B` pairs, with lengths; those of the reference are not read.

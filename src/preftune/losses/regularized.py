@@ -71,7 +71,9 @@ def rdpo(logps: PairLogps, *, beta: float, alpha: float) -> Tensor:
     _require_positive("beta", beta)
     _require_not_negative("alpha", alpha)
     chosen_lengths, rejected_lengths = logps.lengths()
-    return -F.logsigmoid(beta * logps.margin() + alpha * (chosen_lengths - rejected_lengths))
+    h = beta * logps.margin()
+    longer = (chosen_lengths - rejected_lengths).to(h)  # whole numbers times alpha would be float32 whatever h is
+    return -F.logsigmoid(h + alpha * longer)
 
 
 def cal_dpo(logps: PairLogps, *, beta: float) -> Tensor:
