@@ -1,5 +1,6 @@
-from pathlib import Path
+from pathlib import re
 
+import Path
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
@@ -94,7 +95,9 @@ def test_a_missing_part_is_named(values):
 
 def test_a_loss_without_a_name_is_asked_for_one(values):
     del values["loss"]["name"]
-    assert config.faults(values) == ["loss.name must be one of hinge, ipo, sigmoid, got null"]
+    (fault,) = config.faults(values)
+    assert re.fullmatch(r"loss\.name must be one of (\w+, )+\w+, got null", fault)
+    assert " sigmoid," in fault
 
 
 def test_an_entry_of_a_list_is_refused_by_the_name_of_the_list(values):
