@@ -1,6 +1,6 @@
-from pathlib import re
+import re
+from pathlib import Path
 
-import Path
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
