@@ -31,8 +31,8 @@ def look(run: config.Config, resolved: dict[str, Any]) -> None:
     chat = load_tokenizer(run.model, locate(run.model))
     pairs = load_pairs(run.data, control_tokens(chat))
     rows, _ = tokenize_splits(pairs, chat, run.train.max_length, run.data.overlong, run.data.on_bad_row)
-    train = run.train
-    report = report_pairs(pairs, rows, chat, batch=train.micro_batch, max_length=train.max_length, seed=run.seed)
+    batch, longest = run.train.micro_batch, run.train.max_length
+    report = report_pairs(pairs, rows, chat, batch=batch, max_length=longest, seed=run.seed, reads=run.loss.reads)
     print_pairs(report, write_page(report, path.resolve().name))
 
 

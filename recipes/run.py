@@ -43,7 +43,7 @@ def train(run: config.Config, directory: RunDirectory, tracker: Tracker) -> None
     seconds = Stages()
     with seconds("data"):
         prepared = prepare(run.model, run.data, run.adapter, run.train, run.seed)
-        directory.write_inputs(prepared.manifest(), pairs.report_run(prepared, run.train, run.seed))
+        directory.write_inputs(prepared.manifest(), pairs.report_run(prepared, run.train, run.seed, run.loss.reads))
     places = [("results", str(directory.path)), ("tracked", tracker.describe())]
     terminal.print_plan(plan.plan_lines(prepared, run.model, run.loss, run.reference, run.engine) + places)
     if run.dry_run:

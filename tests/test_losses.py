@@ -1,4 +1,4 @@
-"""Values worked by hand, the from-scratch losses beside ours, and every refusal by its text."""
+"""Values of the losses of the margin worked by hand, refusals by their text, the record, log-probabilities."""
 
 import math
 
@@ -7,20 +7,9 @@ import torch
 
 from preftune.losses import catalogue, pairwise, scratch
 from preftune.losses.logps import PairLogps
+from tests.losses import record
 
 ZERO = torch.zeros(1)
-
-
-def record(chosen: float, rejected: float, chosen_length: int = 2, rejected_length: int = 4) -> PairLogps:
-    """One pair with the given log-ratios: the reference's log-probabilities are -3 and -5."""
-    return PairLogps(
-        torch.tensor([chosen - 3.0], dtype=torch.float64),
-        torch.tensor([rejected - 5.0], dtype=torch.float64),
-        torch.tensor([-3.0], dtype=torch.float64),
-        torch.tensor([-5.0], dtype=torch.float64),
-        torch.tensor([chosen_length]),
-        torch.tensor([rejected_length]),
-    )
 
 
 @pytest.mark.parametrize(
@@ -49,47 +38,6 @@ def test_a_loss_has_the_value_worked_by_hand(
     ours, independent = catalogue.pair_loss(loss, parameters)
     assert ours(record(*logratios)).item() == pytest.approx(expected, abs=1e-6)
     assert independent(record(*logratios)).item() == pytest.approx(expected, abs=1e-6)
-
-
-@pytest.mark.parametrize("name", sorted(catalogue.LOSSES))
-def test_a_loss_equals_the_from_scratch_one_on_random_pairs(name: str) -> None:
-    torch.manual_seed(0)
-    values = [torch.randn(64, dtype=torch.float64) * 20 for _ in range(4)]
-    lengths = [torch.randint(1, 50, (64,)) for _ in range(2)]
-    ours, independent = catalogue.pair_loss(name, {"beta": 0.3})
-    torch.testing.assert_close(ours(PairLogps(*values, *lengths)), independent(PairLogps(*values, *lengths)))
-
-
-@pytest.mark.parametrize("name", sorted(catalogue.LOSSES))
-@pytest.mark.parametrize("margin", [-1e4, 1e4])
-def test_a_loss_and_its_gradient_stay_finite_at_extreme_margins(name: str, margin: float) -> None:
-    chosen = torch.tensor([margin], requires_grad=True)
-    ours, _ = catalogue.pair_loss(name, {"beta": 0.5})
-    one = torch.ones(1)
-    loss = ours(PairLogps(chosen, ZERO, ZERO, ZERO, one, one)).sum()
-    loss.backward()
-    assert torch.isfinite(loss)
-    assert chosen.grad is not None
-    assert torch.isfinite(chosen.grad).all()
-
-
-@pytest.mark.parametrize("name", sorted(catalogue.LOSSES))
-def test_the_gradient_equals_finite_differences(name: str) -> None:
-    ours, _ = catalogue.pair_loss(name, {"beta": 0.3})
-    reference = [torch.tensor([-3.0, -4.0], dtype=torch.float64), torch.tensor([-5.0, -2.0], dtype=torch.float64)]
-    lengths = [torch.tensor([2, 3]), torch.tensor([4, 5])]
-    policy = [
-        torch.tensor([-2.5, -4.4], dtype=torch.float64, requires_grad=True),
-        torch.tensor([-5.5, -1.4], dtype=torch.float64, requires_grad=True),
-    ]
-    assert torch.autograd.gradcheck(lambda c, r: ours(PairLogps(c, r, *reference, *lengths)), policy)
-
-
-@pytest.mark.parametrize("name", sorted(catalogue.LOSSES))
-@pytest.mark.parametrize("beta", [0.0, -0.1, math.nan])
-def test_a_beta_that_is_not_above_zero_is_refused(name: str, beta: float) -> None:
-    with pytest.raises(ValueError, match=r"^beta must be above 0, got "):
-        catalogue.LOSSES[name](record(1.0, 0.0), beta=beta)
 
 
 @pytest.mark.parametrize("smoothing", [-0.1, 0.5, math.nan])

@@ -52,7 +52,7 @@ def report_of(pairs: list[PreferencePair] | PairTable, held_out: int = 50, **cho
     train.dropped |= rows.dropped
     train.truncated = rows.truncated
     prepared = PreparedPairs(table, table, Ledger(train, SplitLedger("made", read=held_out)), None, "")
-    return report_pairs(prepared, rows, CHATML, **{"batch": 2, "max_length": None, "seed": 0} | choices)
+    return report_pairs(prepared, rows, CHATML, **{"batch": 2, "max_length": None, "seed": 0, "reads": ()} | choices)
 
 
 def printed(monkeypatch: pytest.MonkeyPatch, report: PairReport, **console: Any) -> str:
@@ -208,6 +208,13 @@ def test_numbers_that_travel_with_pairs_are_named() -> None:
         "2 of 4 train pairs carry a weight: only a loss that reads it is moved by it, and one that does not trains "
         "every pair alike",
     )
+
+
+def test_a_number_that_the_loss_reads_is_counted_and_not_warned_of() -> None:
+    pairs = with_extras({"weight": 2.0}, {"probability": 0.5}, {"weight": 1.0}, {})
+    found = report_of(pairs, reads=("weight", "probability"))
+    assert found.extras == {"probability": 1, "weight": 2}
+    assert found.warnings == ()
 
 
 def test_prompts_shared_with_the_held_out_split_and_duplicates_are_counted() -> None:

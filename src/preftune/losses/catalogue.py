@@ -1,11 +1,21 @@
 """Every loss by the name that `loss.name` gives it."""
 
 from collections.abc import Callable, Mapping
-from functools import partial
 
+import torch
 from torch import Tensor
 
-from preftune.losses import pairwise, pointwise, scratch, scratch_variants, variants
+from preftune.losses import (
+    graded,
+    pairwise,
+    pointwise,
+    reference_free,
+    regularized,
+    scratch,
+    scratch_more,
+    scratch_variants,
+    variants,
+)
 from preftune.losses.logps import PairLogps
 
 PairLoss = Callable[[PairLogps], Tensor]
@@ -22,6 +32,15 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
     "sppo_hard": pointwise.sppo_hard,
     "apo_zero": pointwise.apo_zero,
     "apo_down": pointwise.apo_down,
+    "soft": graded.soft,
+    "odpo": graded.odpo,
+    "dpop": regularized.dpop,
+    "rdpo": regularized.rdpo,
+    "cal_dpo": regularized.cal_dpo,
+    "ipo_sum": regularized.ipo_sum,
+    "simpo": reference_free.simpo,
+    "orpo": reference_free.orpo,
+    "cpo": reference_free.cpo,
 }
 SCRATCH: dict[str, Callable[..., Tensor]] = {
     "sigmoid": scratch.sigmoid,
@@ -35,9 +54,41 @@ SCRATCH: dict[str, Callable[..., Tensor]] = {
     "sppo_hard": scratch_variants.sppo_hard,
     "apo_zero": scratch_variants.apo_zero,
     "apo_down": scratch_variants.apo_down,
+    "soft": scratch_more.soft,
+    "odpo": scratch_more.odpo,
+    "dpop": scratch_more.dpop,
+    "rdpo": scratch_more.rdpo,
+    "cal_dpo": scratch_more.cal_dpo,
+    "ipo_sum": scratch_more.ipo_sum,
+    "simpo": scratch_more.simpo,
+    "orpo": scratch_more.orpo,
+    "cpo": scratch_more.cpo,
 }
 
 
 def pair_loss(name: str, parameters: Mapping[str, float]) -> tuple[PairLoss, PairLoss]:
-    """Return the loss `name` with its parameters set, and the from-scratch one that checks it."""
-    return partial(LOSSES[name], **parameters), partial(SCRATCH[name], **parameters)
+    r"""Return the loss `name` with its parameters set, and the from-scratch one that checks it; both weigh pairs.
+
+    A pair's cost is multiplied by its extra `weight`, at least 0; a pair without one (NaN) counts 1. The mean over a
+    batch is then :math:`\sum_i w_i l_i / B`, and not :math:`\sum_i w_i l_i / \sum_i w_i`: the latter divides each
+    micro-batch by weights of its own, so that the gradient of a step depends on how its pairs fall into micro-batches
+    (weights 1 and 3 in two micro-batches of one pair train both pairs alike), and has no value where all weights are 0.
+    Doubling every weight therefore doubles the loss.
+
+    Raises:
+        ValueError: By the loss itself, where a weight is below 0.
+    """
+
+    def weighted(logps: PairLogps) -> Tensor:
+        losses = LOSSES[name](logps, **parameters)
+        if "weight" not in logps.extras:
+            return losses
+        weights = logps.extras["weight"].to(losses)
+        if bool((weights < 0).any()):
+            raise ValueError(f"weight must be at least 0, got {weights[weights < 0][0].item():g}")
+        return losses * torch.where(weights.isnan(), 1.0, weights)
+
+    def weighted_from_scratch(logps: PairLogps) -> Tensor:
+        return scratch.weighted(SCRATCH[name](logps, **parameters), logps)
+
+    return weighted, weighted_from_scratch

@@ -62,6 +62,13 @@ def hinge(logps: PairLogps, *, beta: float) -> Tensor:
     return torch.clamp(1.0 - (beta * chosen - beta * rejected), min=0.0)
 
 
+def weighted(costs: Tensor, logps: PairLogps) -> Tensor:
+    """Return each pair's cost as often as its weight says, once where it has none."""
+    if "weight" not in logps.extras:
+        return costs
+    return torch.nan_to_num(logps.extras["weight"].double(), nan=1.0) * costs.double()
+
+
 def _logratios(logps: PairLogps) -> tuple[Tensor, Tensor]:
     chosen = logps.policy_chosen.double() - logps.reference_chosen.double()
     rejected = logps.policy_rejected.double() - logps.reference_rejected.double()

@@ -1,7 +1,7 @@
 """What is to be known of a run's pairs before training, in plain words."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from preftune.data.ledger import Ledger
 from preftune.reporting.pair_report import LengthBias, Scores
@@ -89,10 +89,11 @@ def held_out_warnings(kept: int) -> Iterator[str]:
         )
 
 
-def extra_warnings(extras: Mapping[str, int], pairs: int) -> Iterator[str]:
-    """Say which of the `pairs` to train on carry a number beside their score."""
+def extra_warnings(extras: Mapping[str, int], pairs: int, reads: Collection[str]) -> Iterator[str]:
+    """Say which of the `pairs` to train on carry a number beside their score that the loss does not read."""
     for name, count in extras.items():
-        yield (
-            f"{count:,} of {pairs:,} train pairs carry a {name}: only a loss that reads it is moved by it, and one "
-            "that does not trains every pair alike"
-        )
+        if name not in reads:
+            yield (
+                f"{count:,} of {pairs:,} train pairs carry a {name}: only a loss that reads it is moved by it, and one "
+                "that does not trains every pair alike"
+            )

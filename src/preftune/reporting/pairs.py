@@ -5,6 +5,7 @@ All but the ledger is of the pairs that are trained on, in the form in which the
 
 import itertools
 import random
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,14 +38,21 @@ LONGEST = 5
 EXAMPLES = 10
 
 
-def report_run(prepared: "Prepared", train: "TrainSettings", seed: int) -> PairReport:
-    """Look at the pairs of a run that stands ready."""
-    pairs, rows, chat = prepared.pairs, prepared.rows, prepared.chat
-    return report_pairs(pairs, rows, chat, batch=train.micro_batch, max_length=train.max_length, seed=seed)
+def report_run(prepared: "Prepared", train: "TrainSettings", seed: int, reads: Collection[str]) -> PairReport:
+    """Look at the pairs of a run that stands ready; its loss reads the numbers named by `reads`."""
+    pairs, rows, chat, batch = prepared.pairs, prepared.rows, prepared.chat, train.micro_batch
+    return report_pairs(pairs, rows, chat, batch=batch, max_length=train.max_length, seed=seed, reads=reads)
 
 
 def report_pairs(
-    pairs: PreparedPairs, rows: TokenizedPairs, chat: ChatTokenizer, *, batch: int, max_length: int | None, seed: int
+    pairs: PreparedPairs,
+    rows: TokenizedPairs,
+    chat: ChatTokenizer,
+    *,
+    batch: int,
+    max_length: int | None,
+    seed: int,
+    reads: Collection[str],
 ) -> PairReport:
     """Look at the pairs of a run.
 
@@ -55,6 +63,7 @@ def report_pairs(
         batch: Pairs in one micro-batch.
         max_length: Longest prompt and answer together, in tokens.
         seed: Of the random order and the choice of examples.
+        reads: Numbers of a pair that the loss reads: of others that pairs carry, a warning is given.
     """
     ledger, kept, places = pairs.ledger, len(rows.rows), rows.places()
     prompt, chosen, rejected = (rows.lengths(name) for name in ("prompt", "chosen", "rejected"))
@@ -63,7 +72,7 @@ def report_pairs(
     scores = _scores(carried.pop("score", np.empty(0)), ledger.train.top_k)
     extras = {name: int(_given(column).size) for name, column in carried.items() if not name.startswith("score_")}
     if pairs.true_reward is not None:
-        extras = {}  # the toy's probability is for those who look, not for the loss
+        extras = {}  # the toy's probability is there whatever the loss: no one gave it to be read
     overlap = ledger.train.dropped.get("prompt in the held-out split", 0)
     return PairReport(
         ledger=ledger.to_json(),
@@ -85,7 +94,7 @@ def report_pairs(
             *pair_warnings.row_warnings(ledger, overlap, int(pairs.train.numbers("repeats")[places].sum())),
             *pair_warnings.token_warnings(ledger, sum(rows.dropped.values()), max_length),
             *pair_warnings.held_out_warnings(ledger.held_out.kept),
-            *pair_warnings.extra_warnings(extras, kept),
+            *pair_warnings.extra_warnings(extras, kept, reads),
         ),
     )
 

@@ -1,6 +1,6 @@
 """What a loss and the training loop can choose."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, model_serializer, model_validator
 
@@ -9,9 +9,25 @@ from preftune.training import dpo_fields
 
 Beta = Annotated[float, Field(gt=0)]
 FlipShare = Annotated[float, Field(ge=0, lt=0.5)]
+NotNegative = Annotated[float, Field(ge=0)]
 
 
-class SigmoidSettings(Settings):
+class LossRecord(Settings):
+    """What the settings of every loss have in common.
+
+    Attributes:
+        reads: Numbers of a pair that the loss reads; each also reads `weight`, by which its cost is multiplied.
+    """
+
+    reads: ClassVar[tuple[str, ...]] = ("weight",)
+
+    @property
+    def reward_scale(self) -> float:
+        """Reward for a nat of log-ratio, in TRL's reward metrics: beta; 1 where a loss has none."""
+        return getattr(self, "beta", 1.0)
+
+
+class SigmoidSettings(LossRecord):
     """DPO; conservative DPO when `label_smoothing` is not 0."""
 
     name: Literal["sigmoid"]
@@ -19,21 +35,22 @@ class SigmoidSettings(Settings):
     label_smoothing: FlipShare
 
 
-class IpoSettings(Settings):
-    """IPO on log-probabilities per token."""
+class MarginSettings(LossRecord):
+    """A loss whose only parameter is `beta`."""
 
-    name: Literal["ipo"]
+    name: Literal["ipo", "ipo_sum", "hinge", "cal_dpo", "nca_pair", "sppo_hard", "apo_zero", "apo_down", "sigmoid_norm"]
     beta: Beta
 
 
-class HingeSettings(Settings):
-    """The hinge of SLiC on DPO's margin."""
+class SoftSettings(LossRecord):
+    """DPO with a probability for each label."""
 
-    name: Literal["hinge"]
+    reads = ("weight", "probability")
+    name: Literal["soft"]
     beta: Beta
 
 
-class RobustSettings(Settings):
+class RobustSettings(LossRecord):
     """DPO with the mean effect of flipped labels taken out."""
 
     name: Literal["robust"]
@@ -41,7 +58,7 @@ class RobustSettings(Settings):
     label_smoothing: FlipShare
 
 
-class ExoPairSettings(Settings):
+class ExoPairSettings(LossRecord):
     """EXO on a pair."""
 
     name: Literal["exo_pair"]
@@ -49,7 +66,7 @@ class ExoPairSettings(Settings):
     label_smoothing: Annotated[float, Field(gt=0, lt=0.5)]
 
 
-class DiscopopSettings(Settings):
+class DiscopopSettings(LossRecord):
     """Logistic loss for pairs ranked wrongly, exponential loss for pairs ranked rightly."""
 
     name: Literal["discopop"]
@@ -57,15 +74,67 @@ class DiscopopSettings(Settings):
     tau: Annotated[float, Field(gt=0, le=1)]
 
 
-class BetaSettings(Settings):
-    """Further losses whose only parameter is `beta`."""
+class OdpoSettings(LossRecord):
+    """DPO with an offset that grows with the difference of scores."""
 
-    name: Literal["nca_pair", "sppo_hard", "apo_zero", "apo_down", "sigmoid_norm"]
+    reads = ("weight", "score", "score_chosen", "score_rejected")
+    name: Literal["odpo"]
     beta: Beta
+    alpha: NotNegative
+
+
+class DpopSettings(LossRecord):
+    """DPO-Positive."""
+
+    name: Literal["dpop"]
+    beta: Beta
+    penalty: NotNegative
+
+
+class RdpoSettings(LossRecord):
+    """DPO with length taken out of the reward."""
+
+    name: Literal["rdpo"]
+    beta: Beta
+    alpha: NotNegative
+
+
+class SimpoSettings(LossRecord):
+    """SimPO: per token, without a reference."""
+
+    name: Literal["simpo"]
+    beta: Beta
+    gamma: NotNegative
+
+
+class OrpoSettings(LossRecord):
+    """ORPO: likelihood of chosen and the odds, without a reference and without beta."""
+
+    name: Literal["orpo"]
+    odds_weight: NotNegative
+
+
+class CpoSettings(LossRecord):
+    """CPO: likelihood of chosen and the contrast, without a reference."""
+
+    name: Literal["cpo"]
+    beta: Beta
+    nll_weight: NotNegative
 
 
 LossSettings = Annotated[
-    SigmoidSettings | IpoSettings | HingeSettings | RobustSettings | ExoPairSettings | DiscopopSettings | BetaSettings,
+    SigmoidSettings
+    | MarginSettings
+    | SoftSettings
+    | RobustSettings
+    | ExoPairSettings
+    | DiscopopSettings
+    | OdpoSettings
+    | DpopSettings
+    | RdpoSettings
+    | SimpoSettings
+    | OrpoSettings
+    | CpoSettings,
     Field(discriminator="name"),
 ]
 

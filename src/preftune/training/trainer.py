@@ -25,7 +25,7 @@ from preftune.losses.catalogue import PairLoss
 from preftune.losses.catalogue import pair_loss as losses
 from preftune.losses.logps import PairLogps
 from preftune.refusals import Refusal, RunFailed
-from preftune.training import metrics, verification
+from preftune.training import extras, metrics, verification
 from preftune.training.callbacks import GradientGuard, OnStep, ProgressBars, Reporter, Sink, not_finite
 from preftune.training.preparation import Prepared
 from preftune.training.settings import LossSettings, TrainSettings
@@ -49,14 +49,19 @@ def build_trainer(
         reference: `base` (the model without adapter) or `adapter` (the adapter as it was loaded).
         seed: Of the order of the pairs.
         directory: Where TRL may write.
+
+    Raises:
+        Refusal: The pairs do not carry what the loss reads, or TRL does not take `train`.
     """
     pair_loss, from_scratch = losses(loss.name, loss.model_dump(exclude={"name"}))
+    extras.refuse_unfit(prepared, loss, pair_loss)
     return PairTrainer(
         prepared,
-        _arguments(train, prepared.steps, directory, beta=loss.beta, seed=seed),
-        pair_loss=pair_loss,
+        _arguments(train, prepared.steps, directory, beta=loss.reward_scale, seed=seed),
+        pair_loss=extras.failing_plainly(pair_loss),
         from_scratch=from_scratch,
         reference=reference,
+        reads=loss.reads,
     )
 
 
@@ -95,6 +100,7 @@ class PairTrainer(DPOTrainer):
         pair_loss: PairLoss,
         from_scratch: PairLoss,
         reference: str,
+        reads: tuple[str, ...] = (),
     ) -> None:
         """Set up the stock trainer; `build_trainer` says what the arguments are."""
         policy, chat = prepared.policy, prepared.chat
@@ -119,7 +125,7 @@ class PairTrainer(DPOTrainer):
         self.pair_loss, self.from_scratch = pair_loss, from_scratch
         self.starts_at_reference = not is_adapter or reference == "adapter" or _is_zero(policy)
         self.pairs = {"train": prepared.pairs.stream or prepared.pairs.train, "eval": prepared.pairs.held_out}
-        self.extras = {split: pairs.extras() for split, pairs in self.pairs.items()}
+        self.extras = {split: extras.Extras(pairs.extras(), reads) for split, pairs in self.pairs.items()}
         self.seconds_in_reference = 0.0
         self.pairs_seen = 0
         self.tokens_seen = 0
@@ -226,7 +232,7 @@ class PairTrainer(DPOTrainer):
             return reference(input_ids=ids, use_cache=False).logits  # type: ignore[no-any-return]
 
     def _score(self, model: nn.Module, inputs: dict[str, Tensor]) -> PairLogps:
-        extras = self._extras(inputs["row"])
+        carried = self.extras["train" if self.model.training else "eval"].of(inputs["row"])
         inputs = {name: value for name, value in inputs.items() if name != "row"}
         started = time.perf_counter()
         reference = self.compute_ref_log_probs(self.ref_model or self.model, inputs)
@@ -237,12 +243,7 @@ class PairTrainer(DPOTrainer):
         super().compute_loss(_recording(model, outputs), inputs)
         chosen, rejected = outputs[0].log_probs.sum(dim=1).chunk(2)
         lengths = inputs["completion_mask"][:, 1:].sum(dim=1).chunk(2)
-        return PairLogps(chosen, rejected, *reference, *lengths, extras=extras)
-
-    def _extras(self, rows: Tensor) -> dict[str, Tensor]:
-        places = rows.cpu().numpy()
-        carried = self.extras["train" if self.model.training else "eval"]
-        return {name: torch.from_numpy(column[places]).to(rows.device) for name, column in carried.items()}
+        return PairLogps(chosen, rejected, *reference, *lengths, extras=carried)
 
     def _before_update(self, logps: PairLogps, losses: Tensor, inputs: dict[str, Tensor]) -> None:
         step = self.state.global_step
