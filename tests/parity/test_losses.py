@@ -39,5 +39,6 @@ def test_value_and_gradient_equal_those_of_stock_trl(
     assert bool((gradient.abs().sum(dim=0) > 0).any())
 
 
-def test_every_loss_of_the_catalogue_is_compared() -> None:
-    assert {name for name, _ in CASES} == set(catalogue.LOSSES)
+def test_every_loss_of_the_catalogue_that_trl_has_too_is_compared() -> None:
+    not_in_trl = {"soft", "odpo", "dpop", "rdpo", "cal_dpo", "ipo_sum", "simpo", "orpo", "cpo"}
+    assert {name for name, _ in CASES} == set(catalogue.LOSSES) - not_in_trl
