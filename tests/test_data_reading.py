@@ -29,9 +29,7 @@ def load(path: Path, dialect: str = "auto", tokens: tuple[str, ...] = (), **choi
 def everything(prepared: PreparedPairs) -> list[PreferencePair]:
     made = [*prepared.train, *prepared.held_out]
     ledger = prepared.ledger.train
-    before = {reason: n for reason, n in ledger.dropped.items() if reason.startswith(("wrong", "no two"))}
-    made_of_rows = ledger.read - sum(before.values()) if ledger.made is None else ledger.made
-    assert len(made) == made_of_rows - (sum(ledger.dropped.values()) - sum(before.values())) + len(prepared.held_out)
+    assert len(made) == ledger.read + ledger.more - sum(ledger.dropped.values()) + len(prepared.held_out)
     assert ledger.kept == len(prepared.train)
     return sorted(made, key=lambda pair: (pair.prompt[-1]["content"], pair.origin))
 
@@ -71,7 +69,7 @@ def test_all_pairs_of_each_list_above_the_gap_are_made_and_lists_without_one_are
         for n, score in ((1, 5), (2, 2))
     ]
     ledger = prepared.ledger.train
-    assert (ledger.read, ledger.made, ledger.kept) == (3, 4, 2)
+    assert (ledger.read, ledger.more, ledger.kept) == (3, 2, 2)
     assert ledger.dropped["no two answers that differ enough"] == 1
     assert ledger.dialect == {"a.jsonl": "ranked"}
 
@@ -92,7 +90,7 @@ def test_answers_to_one_prompt_meet_across_the_whole_file(tmp_path, monkeypatch,
     assert file.stat().st_size > 4 * 2**18
     prepared = load(file)
     assert [origin for origin, *_ in told(prepared)] == [f"{workers}.jsonl:{n + 1}+{n + 701}" for n in range(700)]
-    assert (prepared.ledger.train.read, prepared.ledger.train.made) == (1400, 700)
+    assert (prepared.ledger.train.read, prepared.ledger.train.more) == (1400, -700)
 
 
 def test_ratings_of_a_csv_are_paired_and_answers_that_find_no_other_are_counted(tmp_path):
@@ -101,7 +99,7 @@ def test_ratings_of_a_csv_are_paired_and_answers_that_find_no_other_are_counted(
     prepared = load(file, "rated", score="helpfulness")
     assert told(prepared) == [("a.csv:2+3", "a", "b", 3.0), ("a.csv:8+7", "f", "e", 1.0)]
     assert prepared.ledger.train.dropped["no two answers that differ enough"] == 3
-    assert (prepared.ledger.train.read, prepared.ledger.train.made) == (7, 2)
+    assert (prepared.ledger.train.read, prepared.ledger.train.more) == (7, -2)
 
 
 def test_a_wrong_answer_is_told_by_its_own_row_and_leaves_the_others_to_its_prompt(tmp_path):
@@ -135,7 +133,7 @@ def test_a_wrong_list_is_one_wrong_row(tmp_path):
         "  a.jsonl:2#3: rejected must not be empty, got ' '",
     ]
     ledger = load(file, pairing="all", on_bad_row="drop").ledger.train
-    assert (ledger.read, ledger.made, ledger.dropped["wrong: rejected must not be empty"]) == (3, 6, 1)
+    assert (ledger.read, ledger.more, ledger.dropped["wrong: rejected must not be empty"]) == (3, 4, 1)
 
 
 def test_a_colon_in_the_name_of_a_file_makes_no_kind_of_fault_of_each_row(tmp_path):

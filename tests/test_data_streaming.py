@@ -143,3 +143,17 @@ def test_numbers_and_origins_are_at_hand_by_place(tmp_path):
     assert len(list(stream)) == 4
     assert stream.origin(2) == "rows.jsonl:5"
     assert stream.extras()["weight"][prepared.train.rows[[3, 0]]].tolist() == [0.5, 0.2]
+
+
+def test_lists_of_answers_and_rows_that_end_in_drops_are_accounted_for(tmp_path):
+    def listed(number: int, *scores: int) -> dict[str, object]:
+        completions = [{"response": f"{score} {number}", "overall_score": score} for score in scores]
+        return {"instruction": f"Question {number}?", "completions": completions}
+
+    rows = [listed(0, 1, 2), listed(1, 1, 2, 3), listed(2, 4, 4), listed(3, 1, 2), listed(0, 1, 5)]
+    chosen = {"dialect": "ranked", "pairing": "all", "test_size": 1}
+    prepared = load_pairs(settings(written(tmp_path, rows), **chosen))
+    assert len(list(stream_of(prepared))) == 4
+    account = prepared.ledger.train
+    assert account.dropped == {"no two answers that differ enough": 1, "prompt in the held-out split": 2}
+    assert (account.read, account.more, account.kept) == (5, 2, 4)

@@ -176,3 +176,13 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path, monkeypatch: 
         "the page of the pairs must go to a directory that can be written, got pairs/x.html: File exists; "
         "start from another directory"
     )
+
+
+@pytest.mark.parametrize(("more", "shown", "kept"), [(3, "+3", "11"), (-4, "\u22124", "4")])
+def test_pairs_beyond_one_a_row_stand_in_the_account_so_that_it_adds_up(more: int, shown: str, kept: str) -> None:
+    made = stock.pair_report()
+    split = {**made.ledger["train"], "read": 10, "more": more, "dropped": {"duplicate": 2}, "kept": 8 + more}
+    page = pairs_page(stock.pair_report(ledger={**made.ledger, "train": split}), "x")
+    bars = page[page.index(">read<") :]
+    assert f">{shown}<" in bars[: bars.index(">duplicate<")]
+    assert f">{kept}<" in bars[bars.index(">kept<") :][:400]

@@ -32,6 +32,11 @@ def key_of(*parts: object) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
+def code_hash(*files: Path) -> str:
+    """Return a hex digest of modules: an entry that other code made is not read."""
+    return hashlib.sha256(b"".join(file.read_bytes() for file in sorted(files))).hexdigest()
+
+
 def made_once(directory: Path, make: Callable[[Path], None], *, afresh: bool = False) -> Path:
     """Return `directory`; where it is missing or unsound, let `make` fill an empty one beside it, then rename that.
 

@@ -31,7 +31,7 @@ class SplitLedger:
         wrong: The first faults of the rows that were dropped for being wrong.
         top_k: Where `data.top_k` cut; None where it dropped nothing.
         dialect: How the rows were read, by source.
-        made: Pairs that the valid rows made; None where each made one.
+        more: Pairs beyond one for each valid row; below 0 where several rows make one pair.
         escaped: Kept pairs in whose text a control token was broken up.
         conflicting: Pairs whose answers are preferred in both orders.
         shared_prompts: Prompts of this split that stood in the held-out split too.
@@ -44,22 +44,15 @@ class SplitLedger:
     wrong: list[str] = field(default_factory=list)
     top_k: TopKCut | None = None
     dialect: dict[str, str] = field(default_factory=dict)
-    made: int | None = None
+    more: int = 0
     escaped: int = 0
     conflicting: int = 0
     shared_prompts: int = 0
-    _dropped_before: int = 0
 
     @property
     def kept(self) -> int:
         """Pairs that are left."""
-        started = self.read if self.made is None else self.made + self._dropped_before
-        return started - sum(self.dropped.values())
-
-    def make(self, pairs: int) -> None:
-        """Account for the pairs that the rows made which were not dropped."""
-        if pairs != self.kept:
-            self.made, self._dropped_before = pairs, sum(self.dropped.values())
+        return self.read + self.more - sum(self.dropped.values())
 
     def drop(self, reason: str, rows: int) -> None:
         """Account for `rows` that are dropped for `reason`."""
@@ -83,7 +76,7 @@ def _split(split: SplitLedger) -> dict[str, Any]:
         "source": split.source,
         "read": split.read,
         "dropped": dict(split.dropped),
-        "made": split.made,
+        "more": split.more,
         "kept": split.kept,
         "truncated": split.truncated,
         "escaped": split.escaped,

@@ -8,10 +8,10 @@ from functools import partial
 from pathlib import Path
 
 from preftune import pairs as pairs_module
-from preftune.caches import cache_directory, key_of, made_once
+from preftune.caches import cache_directory, code_hash, key_of, made_once
 from preftune.data.control import Control
 from preftune.data.ledger import Ledger, SplitLedger
-from preftune.data.reading import WrongRows, read_into
+from preftune.data.reading import WrongRows, enter, read_into
 from preftune.data.selection import hold_out, select, without_duplicates, without_prompts_of
 from preftune.data.settings import DataSettings, SourceSettings
 from preftune.data.sources import source_chunks, source_fingerprint, source_name
@@ -136,7 +136,7 @@ def _split(settings: DataSettings, split: str, control_tokens: Sequence[str]) ->
                 ]
             )
         )
-    account.make(len(table))
+    account.more = len(table) - account.kept
     return table, account
 
 
@@ -165,20 +165,13 @@ def _enter(store: PairStore, account: SplitLedger, wrong: WrongRows) -> None:
     facts = store.facts
     found = WrongRows(**facts["wrong"])
     wrong.join(found)
-    account.read += facts["rows"]
-    account.escaped += facts["escaped"]
     account.dialect[facts["name"]] = facts["dialect"]
-    for kind, rows in found.kinds.items():
-        account.drop(f"wrong: {kind}", rows)
-    if facts["unpaired"]:
-        account.drop("no two answers that differ enough", facts["unpaired"])
-    account.wrong = wrong.first
+    enter(account, facts["rows"], found, facts["unpaired"], facts["escaped"])
 
 
 def _program() -> str:
     """Return a hash of the code that makes pairs of rows: what it kept, another version does not read."""
-    files = [Path(pairs_module.__file__), *sorted(Path(__file__).parent.glob("*.py"))]
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    return code_hash(Path(pairs_module.__file__), *Path(__file__).parent.glob("*.py"))
 
 
 def _toy_pairs(count: int, label_noise: float) -> tuple[PairTable, Callable[[str], float]]:

@@ -24,6 +24,7 @@ from rich.progress import track
 from preftune.data.control import Control
 from preftune.data.dialects import COLUMNS, ONE_ANSWER_A_ROW, Dialect
 from preftune.data.layouts import FIRST, columns_of, fitting, refuse_missing_columns
+from preftune.data.ledger import SplitLedger
 from preftune.data.ranked import RankedAnswers, grouped, pairs_of
 from preftune.data.rows import Chunk, Row, RowError
 from preftune.data.scores import read_extras
@@ -82,6 +83,17 @@ class Piece:
     wrong: WrongRows = field(default_factory=WrongRows)
     unpaired: int = 0
     escaped: int = 0
+
+
+def enter(account: SplitLedger, rows: int, wrong: WrongRows, unpaired: int, escaped: int) -> None:
+    """Account for `rows` that were read: those that were wrong, made no pair, or had a control token broken up."""
+    account.read += rows
+    account.escaped += escaped
+    for kind, count in wrong.kinds.items():
+        account.drop(f"wrong: {kind}", count)
+    if unpaired:
+        account.drop("no two answers that differ enough", unpaired)
+    account.wrong = (account.wrong + wrong.first)[:SHOWN]
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from preftune.data.dialects import ONE_ANSWER_A_ROW
 from preftune.data.keys import keys_of
 from preftune.data.layouts import columns_of, fitting, refuse_missing_columns
 from preftune.data.ledger import SplitLedger
-from preftune.data.reading import Piece, Reader, first_rows
+from preftune.data.reading import Piece, Reader, enter, first_rows
 from preftune.data.settings import DataSettings
 from preftune.data.sources import source_chunks, source_name
 from preftune.data.store import Numbers
@@ -50,17 +50,20 @@ class PairStream:
     def __iter__(self) -> Iterator[PreferencePair]:
         account = SplitLedger(self.account.source, read=0)
         place = 0
-        for pair in self.pairs(account):
-            self._keep(account)
-            if prompt_key(pair) in self.held_out:
-                account.drop("prompt in the held-out split", 1)
-                continue
-            self._names.update(pair.extras)
-            self._recent[place] = pair
-            if len(self._recent) > _REMEMBERED:
-                self._recent.popitem(last=False)
-            yield pair
-            place += 1
+        try:
+            for pair in self.pairs(account):
+                if prompt_key(pair) in self.held_out:
+                    account.drop("prompt in the held-out split", 1)
+                    continue
+                self._names.update(pair.extras)
+                self._recent[place] = pair
+                if len(self._recent) > _REMEMBERED:
+                    self._recent.popitem(last=False)
+                self._keep(account)
+                yield pair
+                place += 1
+        finally:
+            self._keep(account)  # rows may have been dropped since the last pair
 
     def count(self, start: int, pairs: int, dropped: Mapping[str, int], truncated: int) -> None:
         """Account for what the lengths of `pairs` from the place `start` on came to, once for each place."""
@@ -103,16 +106,13 @@ class PairStream:
 
     def _keep(self, account: SplitLedger) -> None:
         if account.read >= self.account.read:
-            self.account.read, self.account.escaped = account.read, account.escaped
+            self.account.read, self.account.more, self.account.escaped = account.read, account.more, account.escaped
             self.account.wrong, self.account.dialect = account.wrong, account.dialect
             self.account.dropped = {**account.dropped, **self._too_long}
 
     def _enter(self, piece: Piece, account: SplitLedger) -> None:
-        account.read += piece.rows
-        account.escaped += piece.escaped
-        for kind, rows in piece.wrong.kinds.items():
-            account.drop(f"wrong: {kind}", rows)
-        account.wrong = (account.wrong + piece.wrong.first)[:5]
+        enter(account, piece.rows, piece.wrong, piece.unpaired, piece.escaped)
+        account.more += len(piece.pairs) - (piece.rows - piece.wrong.rows - piece.unpaired)
         if piece.wrong.rows and self.settings.on_bad_row == "stop":
             raise piece.wrong.refusal(account.read, "mend or remove them, or set data.on_bad_row=drop")
 

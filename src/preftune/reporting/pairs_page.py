@@ -69,8 +69,13 @@ def _ledger(report: PairReport) -> Iterator[str]:
 
 
 def _waterfall(split: Mapping[str, Any]) -> str:
-    read, left = max(1, split["read"]), split["read"]
-    rows = [bar_row("read", [Part("plain", 1, f"{left:,} read")], f"{left:,}")]
+    left, more = split["read"], split["more"]
+    read = max(1, left, left + more)  # what the longest bar stands for
+    rows = [bar_row("read", [Part("plain", left / read, f"{left:,} read")], f"{left:,}")]
+    if more:
+        parts = [Part("gap", min(left, left + more) / read, ""), Part("plain", abs(more) / read, f"{more:+,} pairs")]
+        rows.append(bar_row("pairs beyond one a row", parts, f"{more:+,}".replace("-", "\u2212")))
+        left += more
     for reason, count in split["dropped"].items():
         left -= count
         parts = [Part("gap", left / read, ""), Part("dropped", count / read, f"{count:,} dropped: {reason}")]

@@ -47,6 +47,8 @@ def _waterfall(report: PairReport) -> Table:
     splits = [report.ledger["train"], report.ledger["held_out"]]
     table = _table("what became of every row", "", "train", "held-out")
     table.add_row("read", *(f"{split['read']:,}" for split in splits))
+    if any(split["more"] for split in splits):
+        table.add_row("+ pairs beyond one a row", *(f"{split['more']:,}" for split in splits))
     for reason in dict.fromkeys(reason for split in splits for reason in split["dropped"]):
         counts = [split["dropped"].get(reason) for split in splits]
         table.add_row(Text(f"- {reason}"), *("" if count is None else f"{-count:,}" for count in counts))

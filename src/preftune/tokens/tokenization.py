@@ -9,7 +9,6 @@
 The ids are kept in the cache under a hash of pairs, tokenizer, template and length, and of nothing else.
 """
 
-import hashlib
 import itertools
 import json
 import re
@@ -28,7 +27,7 @@ from datasets.iterable_dataset import ExamplesIterable
 from rich.console import Console
 from rich.progress import track
 
-from preftune.caches import cache_directory, key_of, made_once
+from preftune.caches import cache_directory, code_hash, key_of, made_once
 from preftune.data.loading import PreparedPairs, fingerprint
 from preftune.data.store import Numbers
 from preftune.data.streaming import PairStream
@@ -174,7 +173,7 @@ def token_stream(
             start += len(batch)
 
     work = _Tokenizer(PairTable([]), Encoder(chat), max_length, overlong, on_bad_row)
-    examples = ExamplesIterable(lambda: rows(), {})
+    examples = ExamplesIterable(rows, {})
     return datasets.IterableDataset(examples).shuffle(seed=seed, buffer_size=_MIXED)
 
 
@@ -271,5 +270,4 @@ def _write(directory: Path, work: _Tokenizer, workers: int | None) -> None:
 
 def _program() -> str:
     """Return a hash of the code that makes ids of pairs: what it kept, another version does not read."""
-    files = sorted(Path(__file__).parent.glob("*.py"))
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    return code_hash(*Path(__file__).parent.glob("*.py"))
