@@ -1,12 +1,13 @@
 """Values of the losses of the margin worked by hand, refusals by their text, the record, log-probabilities."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from preftune.losses import catalogue, pairwise, scratch
-from preftune.losses.logps import PairLogps
+from preftune.losses.logps import PairLogps, TokenLogps
 from tests.losses import record
 
 ZERO = torch.zeros(1)
@@ -76,3 +77,29 @@ def test_a_token_is_predicted_by_the_logits_before_it() -> None:
     logits[0, 1] = torch.tensor([0.0, math.log(3.0)])
     total = scratch.completion_logps(logits, torch.tensor([[0, 0, 1]]), torch.tensor([[0, 0, 1]]))
     assert total.item() == pytest.approx(math.log(3 / 4))
+
+
+def test_token_values_are_joined_to_the_widest_and_cut_from_the_graph() -> None:
+    def tokens(width: int) -> TokenLogps:
+        ones = torch.ones(1, width, requires_grad=True)
+        return TokenLogps(ones, -ones, None, 2 * ones)
+
+    def with_tokens(width: int) -> PairLogps:
+        return replace(record(1.0, 0.0), chosen_tokens=tokens(width), rejected_tokens=tokens(1))
+
+    joined = PairLogps.concatenate([with_tokens(2), with_tokens(3)]).detach()
+    chosen, rejected = joined.tokens()
+    assert chosen.policy.tolist() == [[1.0, 1.0, 0.0], [1.0, 1.0, 1.0]]
+    assert chosen.kl is not None
+    assert chosen.kl.tolist() == [[2.0, 2.0, 0.0], [2.0, 2.0, 2.0]]
+    assert (chosen.collision, rejected.reference.tolist()) == (None, [[-1.0], [-1.0]])
+    assert not chosen.policy.requires_grad
+    start = joined.at_reference().tokens()[0]
+    assert start.policy.equal(chosen.reference)
+    assert start.kl is not None
+    assert not start.kl.any()
+
+
+def test_a_record_without_token_values_is_refused_by_what_asks_for_them() -> None:
+    with pytest.raises(ValueError, match="chosen_tokens and rejected_tokens must be set for this loss, got None"):
+        record(1.0, 0.0).tokens()

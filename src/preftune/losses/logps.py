@@ -5,6 +5,42 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogps:
+    """Values at each token of `B` completions, for losses that ask for them: `preftune.losses.traits`.
+
+    Column t is token t of the completion; columns beyond its end are 0. All are of shape `(B, T)`.
+
+    Attributes:
+        policy: Log-probability of the token under the policy, in nats.
+        reference: The same under the reference.
+        collision: Log of the sum of the squared probabilities of all next tokens under the policy, without gradient.
+        kl: Divergence of the policy's distribution of the next token from the reference's, KL(reference || policy),
+            in nats.
+    """
+
+    policy: Tensor
+    reference: Tensor
+    collision: Tensor | None = None
+    kl: Tensor | None = None
+
+    def detach(self) -> "TokenLogps":
+        """Return the same numbers, cut from the graph."""
+        return TokenLogps(*(None if t is None else t.detach() for t in self._tensors()))  # type: ignore[arg-type]
+
+    @staticmethod
+    def concatenate(records: "list[TokenLogps]") -> "TokenLogps":
+        """Return one record of all completions of `records`, as wide as the widest."""
+        width = max(record.policy.shape[1] for record in records)
+        columns = zip(*(record._tensors() for record in records), strict=True)
+        padded = ([pad(each, (0, width - each.shape[1])) for each in c if each is not None] for c in columns)
+        return TokenLogps(*(torch.cat(column) if column else None for column in padded))  # type: ignore[arg-type]
+
+    def _tensors(self) -> tuple[Tensor | None, ...]:
+        return (self.policy, self.reference, self.collision, self.kl)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +56,9 @@ class PairLogps:
         rejected_lengths: Tokens of the rejected completions, end token included, of shape `(B,)`.
         extras: Numbers that travel with the pairs, by name, each of shape `(B,)`, NaN where a pair has none: for
             instance `probability`, that chosen is the better, or `weight`.
+        chosen_tokens: Values at each token of the chosen completions, where the loss asks for them.
+        rejected_tokens: The same of the rejected completions.
+        running: Averages over the steps so far, by name, for instance `margin`; empty before the first.
     """
 
     policy_chosen: Tensor
@@ -29,6 +68,9 @@ class PairLogps:
     chosen_lengths: Tensor | None = None
     rejected_lengths: Tensor | None = None
     extras: Mapping[str, Tensor] = field(default_factory=dict, kw_only=True)
+    chosen_tokens: TokenLogps | None = field(default=None, kw_only=True)
+    rejected_tokens: TokenLogps | None = field(default=None, kw_only=True)
+    running: Mapping[str, float] = field(default_factory=dict, kw_only=True)
 
     def chosen_logratio(self) -> Tensor:
         """Return log pi(chosen) - log ref(chosen), of shape `(B,)`, in nats."""
@@ -52,20 +94,59 @@ class PairLogps:
             raise ValueError("chosen_lengths and rejected_lengths must be set for this loss, got None")
         return self.chosen_lengths, self.rejected_lengths
 
+    def tokens(self) -> tuple[TokenLogps, TokenLogps]:
+        """Return the values at each token of chosen and rejected.
+
+        Raises:
+            ValueError: The record was made without them.
+        """
+        if self.chosen_tokens is None or self.rejected_tokens is None:
+            raise ValueError("chosen_tokens and rejected_tokens must be set for this loss, got None")
+        return self.chosen_tokens, self.rejected_tokens
+
     def detach(self) -> "PairLogps":
         """Return the same numbers, cut from the graph."""
-        return replace(self, policy_chosen=self.policy_chosen.detach(), policy_rejected=self.policy_rejected.detach())
+        return replace(
+            self,
+            policy_chosen=self.policy_chosen.detach(),
+            policy_rejected=self.policy_rejected.detach(),
+            chosen_tokens=self.chosen_tokens and self.chosen_tokens.detach(),
+            rejected_tokens=self.rejected_tokens and self.rejected_tokens.detach(),
+        )
 
     def at_reference(self) -> "PairLogps":
         """Return the record of a policy equal to its reference: what the first step must show."""
-        return replace(self, policy_chosen=self.reference_chosen, policy_rejected=self.reference_rejected)
+        tokens = [
+            side and replace(side, policy=side.reference, kl=None if side.kl is None else torch.zeros_like(side.kl))
+            for side in (self.chosen_tokens, self.rejected_tokens)
+        ]
+        return replace(
+            self,
+            policy_chosen=self.reference_chosen,
+            policy_rejected=self.reference_rejected,
+            chosen_tokens=tokens[0],
+            rejected_tokens=tokens[1],
+        )
 
     @staticmethod
     def concatenate(records: "list[PairLogps]") -> "PairLogps":
-        """Return one record of all pairs of `records`, which must all carry lengths or none, and the same extras."""
+        """Return one record of all pairs of `records`, which must all carry the same: lengths, tokens, extras."""
+        first = records[0]
         columns = zip(*(record._tensors() for record in records), strict=True)
-        extras = {name: torch.cat([record.extras[name] for record in records]) for name in records[0].extras}
-        return PairLogps(*(None if c[0] is None else torch.cat(c) for c in columns), extras=extras)  # type: ignore
+        joined = (None if column[0] is None else torch.cat(column) for column in columns)
+        sides = (
+            None if getattr(first, name) is None else TokenLogps.concatenate([getattr(each, name) for each in records])
+            for name in ("chosen_tokens", "rejected_tokens")
+        )
+        extras = {name: torch.cat([record.extras[name] for record in records]) for name in first.extras}
+        chosen_tokens, rejected_tokens = sides
+        return PairLogps(
+            *joined,  # type: ignore[arg-type]
+            extras=extras,
+            chosen_tokens=chosen_tokens,
+            rejected_tokens=rejected_tokens,
+            running=first.running,
+        )
 
     def _tensors(self) -> tuple[Tensor | None, ...]:
         return (
