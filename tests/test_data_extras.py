@@ -14,7 +14,8 @@ from preftune.data.settings import DataSettings
 from preftune.losses.logps import PairLogps
 from preftune.refusals import Refusal
 from preftune.training.preparation import prepare
-from preftune.training.settings import LossSettings, TrainSettings
+from preftune.training.loss_settings import LossSettings
+from preftune.training.settings import TrainSettings
 from preftune.training.trainer import build_trainer
 from tests import stock
 from tests.test_trainer import TRAIN

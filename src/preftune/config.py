@@ -15,7 +15,8 @@ from preftune.models.settings import AdapterSettings, LowRankSettings, ModelSett
 from preftune.refusals import refuse_all
 from preftune.runs.settings import LaunchSettings, RunSettings, SweepSettings, TrackSettings
 from preftune.settings import SECRET, Settings, condition, did_you_mean, shown
-from preftune.training.settings import LossSettings, TrainSettings
+from preftune.training.loss_settings import LossSettings
+from preftune.training.settings import TrainSettings
 
 
 class Config(Settings):

@@ -8,7 +8,7 @@ from preftune.data.ledger import SplitLedger
 from preftune.models.policy import count_parameters
 from preftune.models.settings import ModelSettings
 from preftune.training.preparation import Prepared
-from preftune.training.settings import LossSettings
+from preftune.training.loss_settings import LossSettings
 from preftune.training.steps import Steps
 
 _REFERENCES = {

@@ -39,6 +39,18 @@ class Reporter(TrainerCallback):  # type: ignore[misc, no-any-unimported, unused
         self.report_step(state.global_step, state.max_steps)
 
 
+class StepEnd(TrainerCallback):  # type: ignore[misc, no-any-unimported, unused-ignore]
+    """Calls something after each optimizer step."""
+
+    def __init__(self, act: Callable[[], None]) -> None:
+        """Keep what to call."""
+        self.act = act
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Call it."""
+        self.act()
+
+
 class GradientGuard(TrainerCallback):  # type: ignore[misc, no-any-unimported, unused-ignore]
     """Stops the run before the optimizer moves on a gradient that is not finite."""
 

@@ -1,20 +1,20 @@
 """The numbers that travel with pairs, on their way from the data to the loss."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import wraps
 
 import torch
 from torch import Tensor
 
+from preftune.data.loading import PreparedPairs
 from preftune.data.store import Numbers
 from preftune.data.table import PairTable
-from preftune.losses.catalogue import PairLoss
-from preftune.losses.logps import PairLogps
+from preftune.losses.logps import PairLogps, TokenLogps
+from preftune.losses.objective import Objective
 from preftune.refusals import Refusal, RunFailed
 from preftune.tokens.tokenization import TokenizedPairs
-from preftune.training.preparation import Prepared
-from preftune.training.settings import LossSettings
+from preftune.training.loss_settings import LossSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,36 +37,46 @@ class Extras:
         return dict.fromkeys(self.reads, nothing) | found
 
 
-def refuse_unfit(prepared: Prepared, loss: LossSettings, pair_loss: PairLoss) -> None:
+def refuse_unfit(
+    pairs: PreparedPairs,
+    rows: TokenizedPairs,
+    held_out: TokenizedPairs,
+    loss: LossSettings,
+    objective: Objective,
+) -> None:
     """Refuse pairs whose numbers the loss cannot take; of streamed pairs the sample is looked at.
 
     Raises:
         Refusal: No train pair carries what the loss needs, or a number is outside its range.
     """
-    train = _numbers(prepared.pairs.train, prepared.rows)
-    held_out = _numbers(prepared.pairs.held_out, prepared.held_out)
+    train = _numbers(pairs.train, rows)
     given = {name: column for name, column in train.items() if not bool(column.isnan().all())}
-    nothing = torch.full((len(prepared.held_out.rows),), torch.nan, dtype=torch.float64)
-    for split, numbers in (("train", given), ("held-out", dict.fromkeys(loss.reads, nothing) | held_out)):
+    nothing = torch.full((len(held_out.rows),), torch.nan, dtype=torch.float64)
+    beside = dict.fromkeys(loss.reads, nothing) | _numbers(pairs.held_out, held_out)
+    for split, numbers in (("train", given), ("held-out", beside)):
         count = len(next(iter(numbers.values()), nothing))
-        zero, one = torch.zeros(count), torch.ones(count)
+        zero, one = torch.zeros(count), torch.ones(count, dtype=torch.int64)
+        tokens = TokenLogps(*(torch.zeros(count, 1) for _ in range(4)))
+        record = PairLogps(
+            *(zero, zero, zero, zero, one, one), extras=numbers, chosen_tokens=tokens, rejected_tokens=tokens
+        )
         try:
-            pair_loss(PairLogps(zero, zero, zero, zero, one, one, extras=numbers))
+            objective(record)
         except ValueError as error:
-            raise Refusal(f"loss.name must suit the {split} pairs, got {loss.name}: {error}") from error
+            raise Refusal(f"loss.name must suit the {split} pairs, got {loss.label}: {error}") from error
 
 
-def failing_plainly(pair_loss: PairLoss) -> PairLoss:
-    """Return the same loss, which ends the run by a sentence where a number of a streamed pair does not suit it."""
+@contextmanager
+def failing_plainly() -> Iterator[None]:
+    """End the run by a sentence where a number of a streamed pair does not suit the loss.
 
-    @wraps(pair_loss)
-    def plain(logps: PairLogps) -> Tensor:
-        try:
-            return pair_loss(logps)
-        except ValueError as error:
-            raise RunFailed(f"the loss cannot take these pairs: {error}") from error
-
-    return plain
+    Raises:
+        RunFailed: It does not.
+    """
+    try:
+        yield
+    except ValueError as error:
+        raise RunFailed(f"the loss cannot take these pairs: {error}") from error
 
 
 def _numbers(pairs: PairTable, rows: TokenizedPairs) -> dict[str, Tensor]:

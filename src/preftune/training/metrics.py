@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from preftune.losses.logps import PairLogps
+from preftune.losses.objective import Objective
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,23 @@ def pair_metrics(logps: PairLogps) -> dict[str, float]:
         "logps/chosen_per_token": _per_token(logps.policy_chosen, chosen_lengths),
         "logps/rejected_per_token": _per_token(logps.policy_rejected, rejected_lengths),
     }
+
+
+def term_metrics(objective: Objective, logps: PairLogps) -> dict[str, float]:
+    """Measure the penalty terms over `B` pairs.
+
+    Returns:
+        Of each term by its name: `terms/<name>`, the mean that it adds to the loss; `terms/<name>_score`, the mean of
+        what it measures; and `terms/<name>_weight`, where the weight moves.
+    """
+    scores = objective.scores(logps)
+    found = {}
+    for name, cost in objective.costs(logps).items() if scores else ():
+        if name in scores:
+            found[f"terms/{name}"] = cost.mean().item()
+            found[f"terms/{name}_score"] = scores[name].mean().item()
+    moving = {name for name, term in objective.formula.terms.items() if term.rate}
+    return found | {f"terms/{name}_weight": objective.multipliers[name] for name in moving}
 
 
 def reward_metrics(logps: PairLogps, beta: float) -> dict[str, float]:

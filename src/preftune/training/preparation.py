@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from preftune.data.loading import PreparedPairs, load_pairs
 from preftune.data.settings import DataSettings
+from preftune.losses.objective import Objective
 from preftune.models.policy import load_policy
 from preftune.models.settings import FullSettings, LowRankSettings, ModelSettings
 from preftune.models.source import ModelSource, locate
@@ -17,6 +18,8 @@ from preftune.models.tokenizer import ChatTokenizer, load_tokenizer
 from preftune.pairs import Message
 from preftune.tokens.encoding import control_tokens
 from preftune.tokens.tokenization import TokenizedPairs, token_stream, tokenize_splits
+from preftune.training import extras
+from preftune.training.loss_settings import LossSettings
 from preftune.training.settings import TrainSettings
 from preftune.training.steps import Steps, count_steps
 
@@ -64,12 +67,14 @@ def prepare(
     data: DataSettings,
     adapter: LowRankSettings | FullSettings,
     train: TrainSettings,
+    loss: LossSettings,
+    objective: Objective,
     seed: int,
 ) -> Prepared:
-    """Load and check everything; nothing is trained.
+    """Load and check everything, the weights last; nothing is trained.
 
     Raises:
-        Refusal: Data, tokenizer, model or batch cannot be used; the message says why.
+        Refusal: Data, tokenizer, model, loss or batch cannot be used; the message says why.
     """
     source = locate(model)
     chat = load_tokenizer(model, source)
@@ -85,6 +90,7 @@ def prepare(
             on_bad_row=data.on_bad_row,
             seed=seed,
         )
+    extras.refuse_unfit(pairs, rows, held_out, loss, objective)
     steps = count_steps(train, None if stream else len(rows.rows))
     with Console().status(f"loading the weights of {source.location}"):
         policy = load_policy(model, adapter, source, seed=seed)

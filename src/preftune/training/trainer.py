@@ -1,13 +1,14 @@
 """TRL's DPOTrainer with the loss from outside: the only file that imports `trl`.
 
 The stock trainer does the forward pass and its own metrics; this one takes the log-probabilities on their way
-through, with those of the reference, and lets the run's own loss decide what is trained.
+through, with those of the reference, and lets the run's own objective decide what is trained.
 """
 
 import copy
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,14 +22,17 @@ from transformers import PrinterCallback
 from trl import DPOConfig, DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
-from preftune.losses.catalogue import PairLoss
-from preftune.losses.catalogue import pair_loss as losses
 from preftune.losses.logps import PairLogps
+from preftune.losses.objective import Objective
 from preftune.refusals import Refusal, RunFailed
-from preftune.training import extras, metrics, verification
-from preftune.training.callbacks import GradientGuard, OnStep, ProgressBars, Reporter, Sink, not_finite
+from preftune.training import extras, metrics, scoring, verification
+from preftune.training.callbacks import GradientGuard, OnStep, ProgressBars, Reporter, Sink, StepEnd, not_finite
+from preftune.training.checked import CheckedTraining
+from preftune.training.loss_settings import LossSettings
+from preftune.training.objectives import trl_fields
 from preftune.training.preparation import Prepared
-from preftune.training.settings import LossSettings, TrainSettings
+from preftune.training.settings import TrainSettings
+from preftune.training.sides import is_zero
 from preftune.training.steps import Steps
 
 
@@ -36,7 +40,9 @@ def build_trainer(
     prepared: Prepared,
     train: TrainSettings,
     loss: LossSettings,
+    objective: Objective,
     reference: str,
+    verify: str,
     seed: int,
     directory: Path,
 ) -> "PairTrainer":
@@ -46,21 +52,26 @@ def build_trainer(
         prepared: Pairs, policy, tokenizer, steps.
         train: Batches, epochs, and TRL's own settings.
         loss: Which loss, with its parameters.
+        objective: The same as a function.
         reference: `base` (the model without adapter) or `adapter` (the adapter as it was loaded).
+        verify: `first_batch`, `every_<n>` or `off`.
         seed: Of the order of the pairs.
         directory: Where TRL may write.
 
     Raises:
-        Refusal: The pairs do not carry what the loss reads, or TRL does not take `train`.
+        Refusal: TRL does not take `train`.
     """
-    pair_loss, from_scratch = losses(loss.name, loss.model_dump(exclude={"name"}))
-    extras.refuse_unfit(prepared, loss, pair_loss)
+    arguments = _arguments(train, prepared.steps, directory, beta=loss.reward_scale, seed=seed)
+    arguments.use_weighting = "collision" in objective.traits.tokens  # then the fused head gives what it reads
+    stock = trl_fields(loss)
+    arguments.discopop_tau = (stock or {}).pop("tau", arguments.discopop_tau)
     return PairTrainer(
         prepared,
-        _arguments(train, prepared.steps, directory, beta=loss.reward_scale, seed=seed),
-        pair_loss=extras.failing_plainly(pair_loss),
-        from_scratch=from_scratch,
+        arguments,
+        objective=objective,
+        stock=stock,
         reference=reference,
+        verify=verify,
         reads=loss.reads,
     )
 
@@ -89,20 +100,24 @@ def _arguments(train: TrainSettings, steps: Steps, directory: Path, *, beta: flo
     return arguments
 
 
-class PairTrainer(DPOTrainer):
-    """Trains a policy on pairs with any `PairLoss`."""
+_REFERENCE_COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")
+
+
+class PairTrainer(CheckedTraining, DPOTrainer):
+    """Trains a policy on pairs with any objective."""
 
     def __init__(
         self,
         prepared: Prepared,
         arguments: DPOConfig,
         *,
-        pair_loss: PairLoss,
-        from_scratch: PairLoss,
+        objective: Objective,
+        stock: dict[str, Any] | None,
         reference: str,
+        verify: str,
         reads: tuple[str, ...] = (),
     ) -> None:
-        """Set up the stock trainer; `build_trainer` says what the arguments are."""
+        """Set up the stock trainer; `build_trainer` says what the arguments are, `trl_fields` what `stock` is."""
         policy, chat = prepared.policy, prepared.chat
         trained = {name: p.detach().clone() for name, p in policy.named_parameters() if p.requires_grad}
         is_adapter = isinstance(policy, PeftModel)
@@ -121,22 +136,25 @@ class PairTrainer(DPOTrainer):
                 parameter.data = trained[name]
         if is_adapter and reference == "base":
             policy.delete_adapter("ref")
-        self.precompute_ref_logps = True  # the stock loss reads the reference from the batch: compute_loss puts it
-        self.pair_loss, self.from_scratch = pair_loss, from_scratch
-        self.starts_at_reference = not is_adapter or reference == "adapter" or _is_zero(policy)
+        self.precompute_ref_logps = True  # the stock loss reads the reference from the batch: _score puts it there
+        self.objective, self.stock = objective, stock
+        self.starts_at_reference = not is_adapter or reference == "adapter" or is_zero(policy)
         self.pairs = {"train": prepared.pairs.stream or prepared.pairs.train, "eval": prepared.pairs.held_out}
         self.extras = {split: extras.Extras(pairs.extras(), reads) for split, pairs in self.pairs.items()}
+        self.console = Console()
+        self.check_every(verify)
         self.seconds_in_reference = 0.0
         self.pairs_seen = 0
         self.tokens_seen = 0
         self.first_losses: list[Tensor] = []
         self._rows_of_step: list[int] = []
         self._losses_of_step: list[Tensor] = []
-        self._step_under_way = 0
+        self._step_of_losses = 0
         self._evaluated: list[PairLogps] = []
         self.remove_callback(PrinterCallback)
         self.add_callback(GradientGuard(lambda: self._origins("train", self._rows_of_step)))
-        self.add_callback(ProgressBars(Console()))
+        self.add_callback(StepEnd(objective.advance))
+        self.add_callback(ProgressBars(self.console))
 
     def report_to(self, on_step: OnStep, *sinks: Sink) -> None:
         """Tell `on_step` after each optimizer step how many are done, of how many; hand each log event to `sinks`."""
@@ -152,15 +170,20 @@ class PairTrainer(DPOTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Tensor:
-        """Return the mean of `pair_loss` over a micro-batch, after the stock forward pass and metrics.
+        """Return the mean of the objective over a micro-batch, after the stock forward pass and metrics.
 
         Raises:
-            RunFailed: A loss is not finite, or the first step does not start at the reference.
+            RunFailed: A loss is not finite, the first step does not start at the reference, or the objective cannot
+                take these pairs.
         """
-        logps = self._score(model, inputs)
-        losses = self.pair_loss(logps)
-        if self.model.training:
-            self._before_update(logps, losses, inputs)
+        split = "train" if self.model.training else "eval"
+        logps, passes = self._score(model, inputs, split)
+        with extras.failing_plainly():
+            losses = self.objective(logps)
+        if split == "train":
+            self._before_update(logps.detach(), losses.detach(), inputs)
+            stock = self._stock_loss(logps, passes, inputs)
+            self.keep_for_check(logps, losses.mean(), stock, passes[0].outputs.log_probs)
         else:
             self._evaluated.append(logps.detach())
             self._refuse_not_finite(losses, inputs, "eval")
@@ -171,26 +194,11 @@ class PairTrainer(DPOTrainer):
         if not self.model.training and self._evaluated:
             logps = PairLogps.concatenate(self._evaluated)
             exact = metrics.pair_metrics(logps) | metrics.reward_metrics(logps, self.beta)
-            exact["loss"] = self.pair_loss(logps).double().mean().item()
+            exact |= metrics.term_metrics(self.objective, logps)
+            exact["loss"] = self.objective(logps).double().mean().item()
             self._metrics["eval"].update({name: [value] for name, value in exact.items()})
             self._evaluated = []
         super().log(logs, start_time)
-
-    def verify_first_batch(self) -> verification.Verified:
-        """Compare the first batch with the from-scratch reference, before anything is updated.
-
-        Raises:
-            RunFailed: They differ by more than the tolerance of the model's type.
-        """
-        inputs = self._prepare_inputs(next(iter(self.get_train_dataloader())))
-        self.model.train()
-        with torch.no_grad():
-            trained = self._score(self.model, inputs)
-            ours = verification.scratch_logps(self._policy_logits, self._reference_logits, inputs)
-        self._metrics["train"].clear()
-        self._total_train_tokens = 0
-        self.seconds_in_reference = 0.0
-        return verification.compare(trained, ours, self.pair_loss, self.from_scratch, self.model.dtype)
 
     def totals(self) -> metrics.Totals:
         """Return what was counted; for after training."""
@@ -203,62 +211,68 @@ class PairTrainer(DPOTrainer):
             seconds_in_reference=self.seconds_in_reference,
         )
 
-    @contextmanager
-    def acting_as_policy(self) -> Iterator[nn.Module]:
-        """Yield the model that stands for the policy."""
-        yield self.accelerator.unwrap_model(self.model)
-
-    @contextmanager
-    def acting_as_reference(self) -> Iterator[nn.Module]:
-        """Yield the model that stands for the reference, with its adapter state set for the while."""
-        policy = self.accelerator.unwrap_model(self.model)
-        if self.ref_model is not None:
-            yield self.ref_model
-        elif "ref" in policy.peft_config:
-            policy.set_adapter("ref")
-            try:
-                yield policy
-            finally:
-                policy.set_adapter("default")
-        else:
-            with policy.disable_adapter():
-                yield policy
-
-    def _policy_logits(self, ids: Tensor) -> Tensor:
-        return self.model(input_ids=ids, use_cache=False).logits  # type: ignore[no-any-return]
-
-    def _reference_logits(self, ids: Tensor) -> Tensor:
-        with self.acting_as_reference() as reference:
-            return reference(input_ids=ids, use_cache=False).logits  # type: ignore[no-any-return]
-
-    def _score(self, model: nn.Module, inputs: dict[str, Tensor]) -> PairLogps:
-        carried = self.extras["train" if self.model.training else "eval"].of(inputs["row"])
-        inputs = {name: value for name, value in inputs.items() if name != "row"}
+    def _score(
+        self, model: nn.Module, inputs: dict[str, Tensor], split: str
+    ) -> tuple[PairLogps, tuple[scoring.Scored, scoring.Scored]]:
+        """Return the record of a batch, and the forward passes of policy and reference."""
+        traits = self.objective.traits
+        batch = {name: value for name, value in inputs.items() if name != "row"}
         started = time.perf_counter()
-        reference = self.compute_ref_log_probs(self.ref_model or self.model, inputs)
-        if self.model.training:
+        reference = scoring.Recording(self.ref_model or self.model, hidden="kl" in traits.tokens)
+        sides = self.compute_ref_log_probs(reference, batch)
+        if split == "train":
             self.seconds_in_reference += time.perf_counter() - started
-        inputs["ref_chosen_logps"], inputs["ref_rejected_logps"] = reference
-        outputs: list[Any] = []
-        super().compute_loss(_recording(model, outputs), inputs)
-        chosen, rejected = outputs[0].log_probs.sum(dim=1).chunk(2)
-        lengths = inputs["completion_mask"][:, 1:].sum(dim=1).chunk(2)
-        return PairLogps(chosen, rejected, *reference, *lengths, extras=carried)
+        policy = scoring.Recording(model, hidden="kl" in traits.tokens)
+        super().compute_loss(policy, batch | dict(zip(_REFERENCE_COLUMNS, sides, strict=True)))
+        passes = policy.scored, reference.scored
+        carried = self.extras[split].of(inputs["row"])
+        heads = self.policy_logps, self.reference_logps
+        return scoring.pair_logps(*passes, batch["completion_mask"], carried, traits, heads), passes
+
+    def _score_apart(self, batch: dict[str, Tensor]) -> tuple[PairLogps, Tensor | None]:
+        with self._set_for_a_while(_metrics={"train": defaultdict(list), "eval": defaultdict(list)}):
+            logps, passes = self._score(self.model, batch, "train")
+        return logps, self._stock_loss(logps, passes, batch)
+
+    def _stock_loss(
+        self, logps: PairLogps, passes: tuple[scoring.Scored, scoring.Scored], inputs: dict[str, Tensor]
+    ) -> Tensor | None:
+        """Return TRL's own loss on forward passes that are done, where a check is due and TRL has the loss."""
+        weights = logps.extras.get("weight")
+        if not self._is_due or self.stock is None or (weights is not None and not bool(weights.isnan().all())):
+            return None
+        batch = {name: value for name, value in inputs.items() if name != "row"}
+        apart = {"_metrics": {"train": defaultdict(list), "eval": defaultdict(list)}, "_total_train_tokens": self._total_train_tokens}
+        with self._set_for_a_while(**self.stock, **apart):
+            policy, reference = (scoring.Replay(each.outputs) for each in passes)
+            sides = self.compute_ref_log_probs(reference, batch)
+            return super().compute_loss(policy, batch | dict(zip(_REFERENCE_COLUMNS, sides, strict=True)))
+
+    @contextmanager
+    def _set_for_a_while(self, **attributes: Any) -> Iterator[None]:
+        kept = {name: getattr(self, name) for name in attributes}
+        vars(self).update(attributes)
+        try:
+            yield
+        finally:
+            vars(self).update(kept)
 
     def _before_update(self, logps: PairLogps, losses: Tensor, inputs: dict[str, Tensor]) -> None:
         step = self.state.global_step
-        if step != self._step_under_way:
-            self._step_under_way, self._rows_of_step, self._losses_of_step = step, [], []
+        if step != self._step_of_losses:
+            self._step_of_losses, self._rows_of_step, self._losses_of_step = step, [], []
         self._rows_of_step += inputs["row"].tolist()
         self._refuse_not_finite(losses, inputs, "train")
-        self._losses_of_step.append(losses.detach())
+        self._losses_of_step.append(losses)
         if step == 0:
-            self.first_losses.append(losses.detach())
+            self.first_losses.append(losses)
             if self.starts_at_reference:
-                verification.check_first_step(logps.detach(), self.pair_loss, self.model.dtype)
+                verification.check_first_step(logps, self.objective, self.precision)
+        self.objective.observe(logps)
         self.pairs_seen += len(losses)
         self.tokens_seen += int(inputs["attention_mask"].sum())
-        for name, value in metrics.pair_metrics(logps.detach()).items():
+        measured = metrics.pair_metrics(logps) | metrics.term_metrics(self.objective, logps)
+        for name, value in measured.items():
             self._metrics["train"][name].append(value)
 
     def _refuse_not_finite(self, losses: Tensor, inputs: dict[str, Tensor], split: str) -> None:
@@ -279,16 +293,3 @@ class _Collator:
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
         return {**self.collate(rows), "row": torch.tensor([row["row"] for row in rows])}
-
-
-def _recording(model: nn.Module, outputs: list[Any]) -> Callable[..., Any]:
-    def forward(**inputs: Any) -> Any:
-        outputs.append(model(**inputs))
-        return outputs[-1]
-
-    return forward
-
-
-def _is_zero(policy: PeftModel) -> bool:
-    """True where the adapter adds nothing yet: every lora_B is zero, as in a fresh one."""
-    return all(not p.any() for name, p in policy.named_parameters() if ".lora_B.default." in name)

@@ -1,14 +1,21 @@
-"""The checks at run time: the first batch against the from-scratch reference, the first step against its start."""
+"""The checks at run time: what trains against the from-scratch reference and TRL, and the first step's start.
 
-from collections.abc import Callable
+1. The log-probabilities of a micro-batch, as they train, are compared with those of each sequence alone.
+2. Its loss is computed by the run's own loss, from scratch, and by TRL where TRL has that loss.
+3. The gradient that the optimizer is about to take is compared with the one from scratch.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from preftune.losses import scratch
-from preftune.losses.catalogue import PairLoss
-from preftune.losses.logps import PairLogps
+from preftune.losses.logps import PairLogps, TokenLogps
+from preftune.losses.objective import PairLoss
 from preftune.refusals import RunFailed
 
 Forward = Callable[[Tensor], Tensor]
@@ -16,6 +23,30 @@ Forward = Callable[[Tensor], Tensor]
 # Largest difference allowed between two ways to the same log-probability, in nats per token of the completion,
 # by the type the model computes in. A bfloat16 logit of 20 is rounded to a sixteenth.
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 4e-2}
+# The same between two gradient norms, as a share.
+GRADIENT_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 0.2}
+# The same between two ways to the loss of the same log-probabilities, as a share of the loss, or of 1 nat.
+_LOSS_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A micro-batch as it trained.
+
+    Attributes:
+        logps: Its log-probabilities, cut from the graph.
+        loss: Its mean loss.
+        trl: The same by TRL's own computation on the same forward pass; None where TRL has no such loss.
+        trl_slopes: Largest difference between the two gradients to a token's log-probability, as a share of the
+            largest such gradient; None where TRL has no such loss.
+        gradient_norm: Norm of the gradient of that mean to what trains; None where dropout is drawn at random.
+    """
+
+    logps: PairLogps
+    loss: float
+    trl: float | None = None
+    trl_slopes: float | None = None
+    gradient_norm: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,86 +54,144 @@ class Verified:
     """What the run-time check compared.
 
     Attributes:
-        loss: Mean loss of the first batch, as it trains.
+        loss: Mean loss of the micro-batch, as it trains.
         scratch: The same from the from-scratch log-probabilities and loss.
+        trl: The same by TRL; None where TRL has no such loss.
         largest_difference: Between the two ways to the log-probability of one completion, in nats.
         sequences: How many completions were compared, under policy and reference.
         tolerance: Allowed difference, in nats per token.
+        gradient_norm: Of the gradient that trains; None where dropout is drawn at random.
+        gradient_norm_scratch: The same from scratch.
+        seconds: Wall-clock seconds that the check took.
+        checks: How many steps were checked so far.
     """
 
     loss: float
     scratch: float
+    trl: float | None
     largest_difference: float
     sequences: int
     tolerance: float
+    gradient_norm: float | None
+    gradient_norm_scratch: float | None
+    seconds: float = 0.0
+    checks: int = 1
 
     def describe(self) -> str:
         """Return the line that a run prints."""
+        trl = "TRL has no such loss" if self.trl is None else f"TRL {self.trl:.6f}"
+        gradient = "; gradient not compared, as dropout is drawn at random"
+        if self.gradient_norm is not None:
+            gradient = f"; gradient norm {self.gradient_norm:.6g}, scratch {self.gradient_norm_scratch:.6g}"
         return (
-            f"verified: loss {self.loss:.6f}, scratch {self.scratch:.6f}; "
-            f"largest difference {self.largest_difference:.1e} nats over {self.sequences} sequences"
+            f"verified: loss {self.loss:.6f}, scratch {self.scratch:.6f}, {trl}; "
+            f"largest difference {self.largest_difference:.0e} nats over {self.sequences} sequences{gradient}; "
+            f"{self.seconds:.1f} s"
         )
 
-    def to_json(self) -> dict[str, float | int]:
+    def to_json(self) -> dict[str, float | int | None]:
         """Return the fields by name."""
         return asdict(self)
 
 
-def scratch_logps(policy: Forward, reference: Forward, batch: dict[str, Tensor]) -> PairLogps:
-    """Compute the record of a batch from scratch; its first half holds chosen, its second rejected.
+class ScratchSide:
+    """A micro-batch computed from scratch: each sequence goes through the model alone and without padding.
 
-    Each sequence goes through the model alone and without padding: another way to the same numbers, and one that
-    holds the logits of a single sequence at a time.
+    That is another way to the same numbers, and one that holds the logits of a single sequence at a time.
+    """
+
+    def __init__(self, policy: Forward, reference: Forward, batch: dict[str, Tensor], *, kl: bool) -> None:
+        """Keep what is needed.
+
+        Args:
+            policy: Gives the policy's logits, of shape `(1, T, V)`, for ids of shape `(1, T)`.
+            reference: The same of the reference.
+            batch: `input_ids`, `attention_mask` and `completion_mask`, each of shape `(2 B, T)`; the first half
+                holds chosen, the second rejected.
+            kl: Whether the loss reads the divergence at each token.
+        """
+        self.policy, self.reference, self.batch, self.kl = policy, reference, batch, kl
+
+    @torch.no_grad()
+    def logps(self) -> PairLogps:
+        """Compute the record of the batch, in float64."""
+        sides = [
+            scratch.token_values(self.policy(ids), self.reference(ids), ids, answer)
+            for ids, answer in self._sequences()
+        ]
+        half = len(sides) // 2
+        chosen, rejected = TokenLogps.concatenate(sides[:half]), TokenLogps.concatenate(sides[half:])
+        return _summed(chosen, rejected, self.batch["completion_mask"][:, 1:].sum(dim=1))
+
+    def gradient_norm(self, cost: PairLoss, logps: PairLogps, trained: Sequence[nn.Parameter]) -> float:
+        """Return the norm of the gradient of the mean of `cost` to what trains."""
+        slopes = _slopes(cost, logps)
+        totals = [torch.zeros_like(parameter, dtype=torch.float32) for parameter in trained]
+        for (ids, answer), (slope, kl_slope) in zip(self._sequences(), slopes, strict=True):
+            with torch.no_grad():
+                reference = self.reference(ids) if self.kl else None
+            with torch.enable_grad():
+                policy = self.policy(ids)
+                values = scratch.token_values(policy, policy.detach() if reference is None else reference, ids, answer)
+                length = values.policy.shape[1]
+                height = (values.policy[0] * slope[:length]).sum()
+                if self.kl and values.kl is not None:
+                    height = height + (values.kl[0] * kl_slope[:length]).sum()
+            gradients = torch.autograd.grad(height, trained, allow_unused=True)
+            for total, gradient in zip(totals, gradients, strict=True):
+                if gradient is not None:
+                    total += gradient
+        return torch.nn.utils.get_total_norm(totals).item()
+
+    def _sequences(self) -> Iterator[tuple[Tensor, Tensor]]:
+        columns = (self.batch["input_ids"], self.batch["attention_mask"].bool(), self.batch["completion_mask"])
+        for ids, attended, completion in zip(*columns, strict=True):
+            yield ids[attended][None], completion[attended][None]
+
+
+def is_due(verify: str, step: int, last: Verified | None) -> bool:
+    """Return whether the step after `step` others is checked.
 
     Args:
-        policy: Gives the policy's logits, of shape `(1, T, V)`, for ids of shape `(1, T)`.
-        reference: The same of the reference.
-        batch: `input_ids`, `attention_mask` and `completion_mask`, each of shape `(2 B, T)`.
+        verify: `first_batch`, `every_<n>` (the first, and each that n divides), or `off`.
+        step: Optimizer steps done.
+        last: What the last check of this process compared.
     """
-    columns = (batch["input_ids"], batch["attention_mask"].bool(), batch["completion_mask"])
-    sums: tuple[list[Tensor], list[Tensor]] = ([], [])
-    for ids, attended, completion in zip(*columns, strict=True):
-        one, answer = ids[attended][None], completion[attended][None]
-        for side, forward in zip(sums, (policy, reference), strict=True):
-            side.append(scratch.completion_logps(forward(one), one, answer))
-    lengths = batch["completion_mask"][:, 1:].sum(dim=1)
-    (policy_chosen, policy_rejected), (reference_chosen, reference_rejected) = (
-        torch.cat(side).chunk(2) for side in sums
-    )
-    return PairLogps(policy_chosen, policy_rejected, reference_chosen, reference_rejected, *lengths.chunk(2))
+    if verify == "off":
+        return False
+    every = verify.removeprefix("every_")
+    return last is None or (every != verify and step % int(every) == 0)
 
 
 def compare(
-    trained: PairLogps, ours: PairLogps, pair_loss: PairLoss, scratch_loss: PairLoss, dtype: torch.dtype
+    trained: Trained, ours: PairLogps, cost: PairLoss, scratch_gradient_norm: float | None, dtype: torch.dtype
 ) -> Verified:
-    """Compare what trains with what was computed from scratch.
+    """Compare what trains with what was computed from scratch and by TRL.
+
+    Args:
+        trained: The micro-batch as it trained.
+        ours: The same from scratch.
+        cost: The from-scratch loss.
+        scratch_gradient_norm: The gradient from scratch, where it was computed.
+        dtype: What the model computes in.
 
     Raises:
-        RunFailed: A log-probability or the loss differs by more than the tolerance of `dtype`.
+        RunFailed: A log-probability, the loss or the gradient differs by more than the tolerance of `dtype`.
     """
-    ours = replace(ours, extras=trained.extras)
-    chosen, rejected = ours.lengths()
-    sums = {
-        "policy's chosen": (trained.policy_chosen, ours.policy_chosen, chosen),
-        "policy's rejected": (trained.policy_rejected, ours.policy_rejected, rejected),
-        "reference's chosen": (trained.reference_chosen, ours.reference_chosen, chosen),
-        "reference's rejected": (trained.reference_rejected, ours.reference_rejected, rejected),
-    }
-    largest = 0.0
-    for name, (got, expected, lengths) in sums.items():
-        difference = (got.double() - expected).abs()
-        largest = max(largest, difference.max().item())
-        if not bool((difference / lengths <= TOLERANCE[dtype]).all()):
-            raise RunFailed(
-                f"the log-probability of the {name} completion must equal the one computed from scratch within "
-                f"{TOLERANCE[dtype]:g} nats per token, got a difference of {difference.max().item():.4g} nats: "
-                "the forward pass that trains is wrong for this model; report it, or set verify=off to go on "
-                "unchecked"
-            )
-    ways = pair_loss(trained).mean().item(), scratch_loss(trained).mean().item()
-    if abs(ways[0] - ways[1]) > 1e-4 * max(1.0, abs(ways[1])):
-        raise RunFailed(f"the loss must be {ways[1]:.6f} as computed from scratch, got {ways[0]:.6f}")
-    return Verified(ways[0], scratch_loss(ours).mean().item(), largest, 4 * len(chosen), TOLERANCE[dtype])
+    ours = replace(ours, extras=trained.logps.extras)
+    largest = _compare_logps(trained.logps, ours, TOLERANCE[dtype])
+    _compare_losses(trained, cost(trained.logps).mean().item())
+    _compare_gradients(trained.gradient_norm, scratch_gradient_norm, GRADIENT_TOLERANCE[dtype])
+    return Verified(
+        trained.loss,
+        cost(ours).mean().item(),
+        trained.trl,
+        largest,
+        4 * len(ours.policy_chosen),
+        TOLERANCE[dtype],
+        trained.gradient_norm,
+        scratch_gradient_norm,
+    )
 
 
 def check_first_step(logps: PairLogps, pair_loss: PairLoss, dtype: torch.dtype) -> None:
@@ -122,3 +211,85 @@ def check_first_step(logps: PairLogps, pair_loss: PairLoss, dtype: torch.dtype) 
         "causes: the reference is another model than the start (see reference=), dropout is live in the first "
         "step, an adapter that is not zero at its start, or weights that are not finite"
     )
+
+
+def _summed(chosen: TokenLogps, rejected: TokenLogps, lengths: Tensor) -> PairLogps:
+    sums = (side.sum(dim=1) for side in (chosen.policy, rejected.policy, chosen.reference, rejected.reference))
+    return PairLogps(*sums, *lengths.chunk(2), chosen_tokens=chosen, rejected_tokens=rejected)
+
+
+def _slopes(cost: PairLoss, logps: PairLogps) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the gradient of the mean cost to each token's log-probability, and to its KL, sequence by sequence."""
+    sides: list[TokenLogps] = []
+    leaves: list[Any] = []
+    with torch.enable_grad():
+        for side in logps.tokens():
+            policy = side.policy.detach().requires_grad_()
+            kl = torch.zeros_like(policy) if side.kl is None else side.kl.detach()
+            leaves += [policy, kl.requires_grad_()]
+            sides.append(replace(side, policy=policy, kl=kl))
+        record = replace(_summed(*sides, torch.cat(logps.lengths())), extras=logps.extras)
+        slopes = torch.autograd.grad(cost(record).mean(), leaves, allow_unused=True, materialize_grads=True)
+    for policy_slopes, kl_slopes in (slopes[:2], slopes[2:]):
+        yield from zip(policy_slopes, kl_slopes, strict=True)
+
+
+def _compare_logps(trained: PairLogps, ours: PairLogps, tolerance: float) -> float:
+    chosen, rejected = ours.lengths()
+    sums = {
+        "log-probability of the policy's chosen": (trained.policy_chosen, ours.policy_chosen, chosen),
+        "log-probability of the policy's rejected": (trained.policy_rejected, ours.policy_rejected, rejected),
+        "log-probability of the reference's chosen": (trained.reference_chosen, ours.reference_chosen, chosen),
+        "log-probability of the reference's rejected": (trained.reference_rejected, ours.reference_rejected, rejected),
+    }
+    largest = 0.0
+    for name, (got, expected, lengths) in sums.items():
+        difference = (got.double() - expected).abs()
+        largest = max(largest, difference.max().item())
+        if not bool((difference / lengths <= tolerance).all()):
+            raise RunFailed(
+                f"the {name} completion must equal the one computed from scratch within {tolerance:g} nats per token, "
+                f"got a difference of {difference.max().item():.4g} nats: the forward pass that trains is wrong for "
+                "this model; report it, or set verify=off to go on unchecked"
+            )
+    return largest
+
+
+def _compare_losses(trained: Trained, from_scratch: float) -> None:
+    """Refuse losses that differ, by name of the one that stands alone."""
+    losses = {"preftune's own loss": trained.loss, "the from-scratch loss": from_scratch}
+    if trained.trl is not None:
+        losses["TRL"] = trained.trl
+    tolerance = _LOSS_TOLERANCE * max(1.0, abs(from_scratch))
+    slopes_differ = trained.trl_slopes is not None and not trained.trl_slopes <= 1e-3
+    if _spread(losses.values()) <= tolerance and not slopes_differ:
+        return
+    if slopes_differ and _spread(losses.values()) <= tolerance:
+        raise RunFailed(
+            "the gradient to each token's log-probability must be the same as TRL's, got a difference of "
+            f"{trained.trl_slopes:.2g} of the largest, at the same loss of {trained.loss:.6f}; report it, or set "
+            "verify=off to go on unchecked"
+        )
+    alone = [n for n in losses if _spread(v for name, v in losses.items() if name != n) <= tolerance]
+    who = f"{alone[0]} disagrees with the other two" if len(losses) == 3 and len(alone) == 1 else "none agree"
+    got = ", ".join(f"{value:.6f} by {name}" for name, value in losses.items())
+    raise RunFailed(
+        f"the loss must be the same {len(losses)} ways, got {got}: {who if len(losses) == 3 else 'they disagree'}; "
+        "report it, or set verify=off to go on unchecked"
+    )
+
+
+def _spread(values: Any) -> float:
+    found = list(values)
+    return math.inf if any(math.isnan(value) for value in found) else max(found) - min(found)
+
+
+def _compare_gradients(got: float | None, expected: float | None, tolerance: float) -> None:
+    if got is None or expected is None:
+        return
+    if not abs(got - expected) <= tolerance * max(abs(expected), 1e-6):
+        raise RunFailed(
+            f"the gradient norm must be {expected:.6g} as computed from scratch, within {tolerance:g} of it, got "
+            f"{got:.6g}: the backward pass that trains is wrong for this model; report it, or set verify=off to go "
+            "on unchecked"
+        )

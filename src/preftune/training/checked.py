@@ -1,0 +1,129 @@
+"""A trainer whose micro-batches are compared, as they train, with the from-scratch reference and TRL's own loss."""
+
+import time
+from dataclasses import replace
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.text import Text
+from torch import Tensor, nn
+
+from preftune.losses.logps import PairLogps
+from preftune.losses.objective import Objective
+from preftune.training import verification
+from preftune.training.sides import PolicyAndReference, dropout_is_live
+
+
+class CheckedTraining(PolicyAndReference):
+    """The check around the stock training step; stands before a trainer of TRL among the bases of a class.
+
+    The class gives `_score_apart`, which scores a batch without a trace in its counts, and calls `keep_for_check`
+    between the forward and the backward pass.
+
+    Attributes:
+        objective: What is minimised.
+        verified: What the last check compared; None before the first.
+        console: Where a check prints its line.
+    """
+
+    objective: Objective
+    console: Console
+    args: Any
+    state: Any
+    current_gradient_accumulation_steps: int
+
+    def check_every(self, verify: str) -> None:
+        """Set when to check: `first_batch`, `every_<n>` steps, or `off`."""
+        self.verified: verification.Verified | None = None
+        self._verify = verify
+        self._step_under_way = -1
+        self._is_due = False
+        self._kept: verification.Trained | None = None
+
+    @property
+    def precision(self) -> torch.dtype:
+        """The type that the policy computes in."""
+        if self.args.bf16:
+            return torch.bfloat16
+        return torch.float16 if self.args.fp16 else self.model.dtype  # type: ignore[return-value]
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        """Do the stock forward and backward pass of a micro-batch; where a check is due, compare what it gave.
+
+        Raises:
+            RunFailed: The check found a difference.
+        """
+        step = self.state.global_step
+        is_first = step != self._step_under_way
+        self._step_under_way = step
+        self._is_due = is_first and verification.is_due(self._verify, step, self.verified)
+        if not self._is_due:
+            return super().training_step(model, inputs, num_items_in_batch)  # type: ignore[misc, no-any-return]
+        batch = self._prepare_inputs(inputs)  # type: ignore[attr-defined]
+        seconds = 0.0
+        if dropout_is_live(self.model):
+            started = time.perf_counter()
+            logps, stock = self._without_dropout(batch)
+            own = self.objective(logps).mean().item()
+            self._kept = verification.Trained(logps, own, None if stock is None else stock.item())
+            seconds = time.perf_counter() - started
+        loss: Tensor = super().training_step(model, inputs, num_items_in_batch)  # type: ignore[misc]
+        started = time.perf_counter()
+        verified = self._compared(batch)
+        seconds += time.perf_counter() - started
+        checks = self.verified.checks + 1 if self.verified else 1
+        self.verified = replace(verified, seconds=seconds, checks=checks)
+        self.console.print(Text(self.verified.describe()))
+        return loss
+
+    def keep_for_check(self, logps: PairLogps, loss: Tensor, stock: Tensor | None, tokens: Tensor) -> None:
+        """Keep what a micro-batch came to, before its backward pass, where its check is due.
+
+        Args:
+            logps: The record.
+            loss: Its mean cost.
+            stock: The same by TRL on the same forward pass; None where TRL has no such loss.
+            tokens: The log-probabilities of tokens from which both were computed.
+        """
+        if not self._is_due or self._kept is not None:
+            return
+        self._kept = verification.Trained(logps.detach(), loss.item())
+        if stock is not None:
+            ours, theirs = (torch.autograd.grad(each, tokens, retain_graph=True)[0] for each in (loss, stock))
+            apart = ((ours - theirs).abs().max() / ours.abs().max().clamp(min=1e-12)).item()
+            self._kept = replace(self._kept, trl=stock.item(), trl_slopes=apart)
+
+    def _compared(self, batch: dict[str, Tensor]) -> verification.Verified:
+        trained: verification.Trained = self._kept  # type: ignore[assignment]  # kept by the step before
+        self._kept = None
+        moving = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        kl = "kl" in self.objective.traits.tokens
+        side = verification.ScratchSide(self.policy_logits, self.reference_logits, batch, kl=kl)
+        random = dropout_is_live(self.model)
+        self.model.train(not random)
+        ours = replace(side.logps(), extras=trained.logps.extras)
+        norm = None
+        if not random and self.accelerator.num_processes == 1:
+            trained = replace(trained, gradient_norm=self._gradient_norm(moving))
+            norm = side.gradient_norm(self.objective.from_scratch, ours, moving)
+        self.model.train()
+        return verification.compare(trained, ours, self.objective.from_scratch, norm, self.precision)
+
+    def _gradient_norm(self, moving: list[nn.Parameter]) -> float:
+        """Return the norm of the gradient of the micro-batch's mean, from what its backward pass left."""
+        norm = torch.nn.utils.get_total_norm([p.grad for p in moving if p.grad is not None]).item()
+        scaler = self.accelerator.scaler
+        scale = scaler.get_scale() if scaler is not None else 1.0
+        return norm * self.current_gradient_accumulation_steps / scale
+
+    @torch.no_grad()
+    def _without_dropout(self, batch: dict[str, Tensor]) -> tuple[PairLogps, Tensor | None]:
+        self.model.eval()
+        found = self._score_apart(batch)
+        self.model.train()
+        return found
+
+    def _score_apart(self, batch: dict[str, Tensor]) -> tuple[PairLogps, Tensor | None]:
+        """Return the record of a batch and TRL's loss of it, None where it has none, without a trace in any count."""
+        raise NotImplementedError
