@@ -7,13 +7,17 @@ from torch import Tensor
 
 from preftune.losses import (
     graded,
+    over_batch,
     pairwise,
     pointwise,
     reference_free,
     regularized,
     scratch,
     scratch_more,
+    scratch_over_batch,
+    scratch_token_level,
     scratch_variants,
+    token_level,
     variants,
 )
 from preftune.losses.logps import PairLogps
@@ -29,6 +33,7 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
     "discopop": variants.discopop,
     "sigmoid_norm": variants.sigmoid_norm,
     "nca_pair": pointwise.nca_pair,
+    "bco_pair": pointwise.bco_pair,
     "sppo_hard": pointwise.sppo_hard,
     "apo_zero": pointwise.apo_zero,
     "apo_down": pointwise.apo_down,
@@ -41,6 +46,11 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
     "simpo": reference_free.simpo,
     "orpo": reference_free.orpo,
     "cpo": reference_free.cpo,
+    "aot": over_batch.aot,
+    "aot_unpaired": over_batch.aot_unpaired,
+    "sft": over_batch.sft,
+    "beta_dpo": over_batch.beta_dpo,
+    "tdpo": token_level.tdpo,
 }
 SCRATCH: dict[str, Callable[..., Tensor]] = {
     "sigmoid": scratch.sigmoid,
@@ -51,6 +61,7 @@ SCRATCH: dict[str, Callable[..., Tensor]] = {
     "discopop": scratch_variants.discopop,
     "sigmoid_norm": scratch_variants.sigmoid_norm,
     "nca_pair": scratch_variants.nca_pair,
+    "bco_pair": scratch_variants.bco_pair,
     "sppo_hard": scratch_variants.sppo_hard,
     "apo_zero": scratch_variants.apo_zero,
     "apo_down": scratch_variants.apo_down,
@@ -63,6 +74,11 @@ SCRATCH: dict[str, Callable[..., Tensor]] = {
     "simpo": scratch_more.simpo,
     "orpo": scratch_more.orpo,
     "cpo": scratch_more.cpo,
+    "aot": scratch_over_batch.aot,
+    "aot_unpaired": scratch_over_batch.aot_unpaired,
+    "sft": scratch_over_batch.sft,
+    "beta_dpo": scratch_over_batch.beta_dpo,
+    "tdpo": scratch_token_level.tdpo,
 }
 
 

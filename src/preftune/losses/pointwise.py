@@ -39,6 +39,40 @@ def nca_pair(logps: PairLogps, *, beta: float) -> Tensor:
     return -F.logsigmoid(chosen) - 0.5 * F.logsigmoid(-chosen) - 0.5 * F.logsigmoid(-rejected)
 
 
+def bco_pair(logps: PairLogps, *, beta: float) -> Tensor:
+    r"""BCO on a pair, without its shift: a classifier that calls chosen good and rejected bad.
+
+    .. math:: -\log \sigma(r_w) - \log \sigma(-r_l)
+
+    with the rewards :math:`r = \beta \log \frac{\pi}{\rho}`. A policy equal to its reference costs
+    2 log 2 = 1.386 per pair whatever `beta`. It is never below `sigmoid` on the same pair: the paper's bound, which
+    is loose where both rewards have moved the same way. The paper tightens it by taking a running mean of all rewards,
+    chosen and rejected, off both of them, and weighs rejected answers where their prompts differ from those of chosen;
+    TRL's BCOTrainer did both, in the releases that have it. TRL's DPOTrainer does neither, and nor does this loss.
+
+    Args:
+        logps: Log-probabilities of `B` pairs.
+        beta: Inverse temperature, in 1/nat, above 0.
+
+    Returns:
+        Cost of each pair, of shape `(B,)`, in nats, never negative.
+
+    Raises:
+        ValueError: `beta` is not above 0.
+
+    Source:
+        Jung et al. 2024, arXiv:2404.04656, the binary cross-entropy of Sec. 3, with a shift of 0.
+
+    Example:
+        >>> import torch
+        >>> zero = torch.zeros(2)
+        >>> bco_pair(PairLogps(torch.tensor([0.0, 10.0]), zero, zero, zero), beta=0.1)
+        tensor([1.3863, 1.0064])
+    """
+    require_positive(beta)
+    return -F.logsigmoid(beta * logps.chosen_logratio()) - F.logsigmoid(-beta * logps.rejected_logratio())
+
+
 def sppo_hard(logps: PairLogps, *, beta: float) -> Tensor:
     r"""SPPO with labels taken as certain: draws each answer's log-ratio to a fixed number.
 

@@ -29,6 +29,12 @@ def nca_pair(logps: PairLogps, *, beta: float) -> Tensor:
     return _minus_log_sigma(chosen) + torch.mean(pushed_down, dim=0)
 
 
+def bco_pair(logps: PairLogps, *, beta: float) -> Tensor:
+    """BCO, arXiv:2404.04656, with a shift of 0: cross-entropy of a classifier that gives good answers sigma(r)."""
+    good, bad = _rewards(logps, beta)
+    return _minus_log_sigma(good) + _minus_log_sigma(-bad)
+
+
 def sppo_hard(logps: PairLogps, *, beta: float) -> Tensor:
     """SPPO, arXiv:2405.00675, Eq. 4.7: (log ratio - eta (P - 1/2))^2 for each answer, P its chance to win."""
     eta = 1.0 / beta

@@ -4,10 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-from torch import Tensor
-
 Values = Literal["logps", "collision", "kl"]
-Loss = TypeVar("Loss", bound=Callable[..., Tensor])
+Loss = TypeVar("Loss", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True, slots=True)
