@@ -13,7 +13,7 @@ from preftune.refusals import Refusal
 from preftune.spelling import did_you_mean
 
 FAULTS = (
-    *(ArithmeticError, AttributeError, ImportError, LookupError, NameError),
+    *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError),
     *(OSError, RuntimeError, SyntaxError, TypeError, ValueError),
 )
 """What code that is not ours may raise."""
