@@ -1,11 +1,13 @@
 """What every settings record has in common, and how a wrong setting is worded."""
 
-import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
+
+from preftune.spelling import did_you_mean as did_you_mean
+from preftune.spelling import nearest as nearest
 
 
 class Settings(BaseModel):
@@ -62,19 +64,6 @@ def condition(schema: Mapping[str, Any]) -> str:
     if "minLength" in schema:
         words += " that is not empty" if schema["minLength"] == 1 else f" of {schema['minLength']} characters"
     return " ".join([words, " and ".join(f"{_LIMITS[k]} {schema[k]}" for k in _LIMITS if k in schema)]).strip()
-
-
-def did_you_mean(name: object, options: Iterable[str]) -> str:
-    """Return `; did you mean X?` with the option nearest to `name`, or nothing where none is near."""
-    near = nearest(str(name), options)
-    return f"; did you mean {near}?" if near else ""
-
-
-def nearest(name: str, options: Iterable[str]) -> str | None:
-    """Return the option that begins with `name`, else the one spelled most like it, else none."""
-    known = list(options)
-    longer = [option for option in known if len(name) > 2 and option.startswith(name)]
-    return next(iter(longer + difflib.get_close_matches(name, known, n=1, cutoff=0.7)), None)
 
 
 def _reads_as_another_type(text: str) -> bool:

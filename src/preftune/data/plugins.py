@@ -1,24 +1,15 @@
 """A dialect of the user's own, by dotted path."""
 
-import importlib
 import inspect
 import math
-import os
-import sys
 from collections.abc import Callable, Mapping
 from functools import cache, partial
 
 from preftune.data.rows import Row, RowError, refuse_text_that_cannot_be_read, shown
 from preftune.data.turns import read_text, read_turns
 from preftune.pairs import PreferencePair
+from preftune.plugins import FAULTS, function_at
 from preftune.refusals import Refusal
-from preftune.settings import did_you_mean
-
-_FAULTS = (
-    *(ArithmeticError, AttributeError, ImportError, LookupError, NameError),
-    *(OSError, RuntimeError, SyntaxError, TypeError, ValueError),
-)
-"""What code that is not ours may raise."""
 
 
 def plugin(path: str) -> Callable[[Row], PreferencePair]:
@@ -39,24 +30,9 @@ def plugin(path: str) -> Callable[[Row], PreferencePair]:
 
 @cache
 def _function(path: str) -> Callable[[Row], object]:
-    module_name, _, name = path.rpartition(".")
-    if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.insert(0, os.getcwd())  # as with python -m
-    try:
-        module = importlib.import_module(module_name)
-    except _FAULTS as fault:
-        raise Refusal(
-            f"data.dialect must name a function of a module that can be imported, got {path!r}, whose module gives "
-            f"{type(fault).__name__}: {fault}; it is looked for in the working directory and among what is installed"
-        ) from fault
-    function = getattr(module, name, None)
-    if function is None:
-        own = [known for known, value in vars(module).items() if callable(value) and not known.startswith("_")]
-        raise Refusal(f"data.dialect must name a function of {module_name}, got {name!r}{did_you_mean(name, own)}")
-    if not callable(function):
-        raise Refusal(f"data.dialect must name a function, got {path!r}, a value of type {type(function).__name__}")
+    function = function_at(path, "data.dialect")
     _refuse_other_arguments(function, path)
-    return function  # type: ignore[no-any-return]  # what it returns is checked for each row
+    return function
 
 
 def _refuse_other_arguments(function: Callable[..., object], path: str) -> None:
@@ -75,7 +51,7 @@ def _read(row: Row, path: str) -> PreferencePair:
         pair = _function(path)(row)
     except RowError:
         raise
-    except _FAULTS as fault:
+    except FAULTS as fault:
         raise RowError(f"row must be read by {path}, got {type(fault).__name__}: {fault}") from fault
     if not isinstance(pair, PreferencePair):
         raise RowError(f"row must be made a PreferencePair by {path}, got a value of type {type(pair).__name__}")
