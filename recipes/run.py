@@ -42,17 +42,15 @@ def train(run: config.Config, directory: RunDirectory, tracker: Tracker) -> None
 
     seconds = Stages()
     with seconds("data"):
-        prepared = prepare(run.model, run.data, run.adapter, run.train, run.seed)
+        prepared = prepare(run.model, run.data, run.adapter, run.train, run.loss, run.seed)
         directory.write_inputs(prepared.manifest(), pairs.report_run(prepared, run.train, run.seed, run.loss.reads))
     places = [("results", str(directory.path)), ("tracked", tracker.describe())]
-    terminal.print_plan(plan.plan_lines(prepared, run.model, run.loss, run.reference, run.engine) + places)
+    terminal.print_plan(plan.plan_lines(prepared, run.model, run.loss, run.reference, run.engine, run.verify) + places)
     if run.dry_run:
         return
-    trainer = build_trainer(prepared, run.train, run.loss, run.reference, run.seed, directory.path)
+    trainer = build_trainer(prepared, run.train, run.loss, run.reference, run.verify, run.seed, directory.path)
     trainer.report_to(directory.progress, directory.log, tracker.log)
     with seconds("evaluate"):
-        verified = trainer.verify_first_batch() if run.verify == "first_batch" else None
-        terminal.print_verified(verified)
         start = trainer.evaluate()
     with seconds("train"):
         trainer.train()
@@ -60,7 +58,7 @@ def train(run: config.Config, directory: RunDirectory, tracker: Tracker) -> None
         end = trainer.evaluate()
         said = measure_answers(trainer, prepared, run.evaluate, run.seed)
     save_policy(prepared.policy, prepared.chat.tokenizer, directory.path)
-    results = summary.summarise(trainer.totals(), seconds.seconds, start, end, said, run.engine, verified)
+    results = summary.summarise(trainer.totals(), seconds.seconds, start, end, said, run.engine, trainer.verified)
     directory.write_results(results, said.rows, prepared.pairs.ledger.to_json())
     tracker.summarise(results)
     tracker.log_samples(said.rows)

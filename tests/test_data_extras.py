@@ -13,8 +13,8 @@ from preftune.data.loading import load_pairs
 from preftune.data.settings import DataSettings
 from preftune.losses.logps import PairLogps
 from preftune.refusals import Refusal
-from preftune.training.preparation import prepare
 from preftune.training.loss_settings import LossSettings
+from preftune.training.preparation import prepare
 from preftune.training.settings import TrainSettings
 from preftune.training.trainer import build_trainer
 from tests import stock

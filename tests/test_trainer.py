@@ -13,8 +13,8 @@ from pydantic import TypeAdapter
 from preftune.models.policy import save_policy
 from preftune.models.settings import FullSettings, LowRankSettings
 from preftune.refusals import Refusal, RunFailed
-from preftune.training.preparation import prepare
 from preftune.training.loss_settings import LossSettings
+from preftune.training.preparation import prepare
 from preftune.training.settings import TrainSettings
 from preftune.training.trainer import PairTrainer, build_trainer
 from tests import stock

@@ -13,8 +13,8 @@ from pydantic import TypeAdapter
 
 from preftune.refusals import Refusal, RunFailed
 from preftune.training.extras import Extras, failing_plainly
-from preftune.training.preparation import prepare
 from preftune.training.loss_settings import LossSettings
+from preftune.training.preparation import prepare
 from preftune.training.settings import TrainSettings
 from preftune.training.trainer import PairTrainer, build_trainer
 from tests import stock

@@ -56,6 +56,7 @@ def checked(argv: list[str], choices: Path, *, sweeps: bool = True) -> list[str]
     Raises:
         Refusal: Anything in it is wrong; the message holds one line per fault.
     """
+    argv = _with_room_for_a_loss(argv)
     flags = get_args_parser().parse_args(argv)
     if flags.help or flags.hydra_help or flags.shell_completion:
         return argv
@@ -69,6 +70,13 @@ def checked(argv: list[str], choices: Path, *, sweeps: bool = True) -> list[str]
         mended = {override.input_line: command.for_hydra(override) for override in typed}
     resolved = ["--resolve"] if flags.cfg == "job" and not flags.resolve else []
     return [*(mended.get(argument, argument) for argument in argv), *resolved]
+
+
+def _with_room_for_a_loss(argv: list[str]) -> list[str]:
+    """Choose the file without parameters where `loss.name` is a function of the user's own and no file was chosen."""
+    named = [argument for argument in argv if argument.lstrip("+").startswith("loss.name=") and "." in argument[10:]]
+    chosen = [argument for argument in argv if argument.startswith("loss=")]
+    return [*argv, "loss=custom"] if named and not chosen else argv
 
 
 class _Command:

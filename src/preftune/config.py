@@ -27,7 +27,8 @@ class Config(Settings):
         method: How preferences are learned.
         reference: `base`, the model without adapter, or `adapter`, the one at `adapter.path`.
         engine: What computes the log-probabilities; `trl` is the stock trainer's forward pass.
-        verify: Compare the first batch with the from-scratch losses, or not.
+        verify: Which micro-batches are compared with the from-scratch reference and TRL: `first_batch`,
+            `every_<n>` steps and the first, or `off`.
         dry_run: Prepare and print the plan, train nothing.
     """
 
@@ -45,7 +46,7 @@ class Config(Settings):
     method: Literal["dpo"]
     reference: Literal["base", "adapter"]
     engine: Literal["trl"]
-    verify: Literal["first_batch", "off"]
+    verify: Annotated[str, Field(pattern=r"^(first_batch|every_[1-9]\d*|off)$")]
     dry_run: bool
 
     @model_validator(mode="after")
@@ -216,9 +217,11 @@ def _sentences(detail: ErrorDetails, values: Mapping[str, Any]) -> list[str]:
 
 def _union_sentence(key: str, schema: Mapping[str, Any], value: object) -> str:
     tag = schema["discriminator"]["propertyName"]
-    options = list(schema["discriminator"]["mapping"])
+    options = [option for option in schema["discriminator"]["mapping"] if option != "custom"]
     given = value.get(tag) if isinstance(value, Mapping) else value
-    return f"{key}.{tag} must be one of {', '.join(options)}, got {shown(given)}{did_you_mean(given, options)}"
+    own = ", or a function by dotted path" if len(options) < len(schema["discriminator"]["mapping"]) else ""
+    near = did_you_mean(given, options)
+    return f"{key}.{tag} must be one of {', '.join(options)}{own}, got {shown(given)}{near}"
 
 
 def _place(location: tuple[int | str, ...]) -> tuple[Mapping[str, Any], str, list[str]]:
@@ -235,6 +238,9 @@ def _place(location: tuple[int | str, ...]) -> tuple[Mapping[str, Any], str, lis
         entry = _resolved(root, here.get("items", {}))
         if isinstance(step, int) and "properties" in entry:
             here, key = entry, f"{key}[{step}]"
+            continue
+        if isinstance(member := here.get("additionalProperties"), Mapping):
+            here, key = _resolved(root, member), f"{key}.{step}"
             continue
         if "properties" not in here:
             break  # what follows is the member of a union, or an entry of a list of values

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 
-import torch
 from torch import Tensor
 
 from preftune.losses import (
@@ -20,9 +19,7 @@ from preftune.losses import (
     token_level,
     variants,
 )
-from preftune.losses.logps import PairLogps
-
-PairLoss = Callable[[PairLogps], Tensor]
+from preftune.losses.objective import Formula, Member, Objective, PairLoss
 
 LOSSES: dict[str, Callable[..., Tensor]] = {
     "sigmoid": pairwise.sigmoid,
@@ -83,28 +80,6 @@ SCRATCH: dict[str, Callable[..., Tensor]] = {
 
 
 def pair_loss(name: str, parameters: Mapping[str, float]) -> tuple[PairLoss, PairLoss]:
-    r"""Return the loss `name` with its parameters set, and the from-scratch one that checks it; both weigh pairs.
-
-    A pair's cost is multiplied by its extra `weight`, at least 0; a pair without one (NaN) counts 1. The mean over a
-    batch is then :math:`\sum_i w_i l_i / B`, and not :math:`\sum_i w_i l_i / \sum_i w_i`: the latter divides each
-    micro-batch by weights of its own, so that the gradient of a step depends on how its pairs fall into micro-batches
-    (weights 1 and 3 in two micro-batches of one pair train both pairs alike), and has no value where all weights are 0.
-    Doubling every weight therefore doubles the loss.
-
-    Raises:
-        ValueError: By the loss itself, where a weight is below 0.
-    """
-
-    def weighted(logps: PairLogps) -> Tensor:
-        losses = LOSSES[name](logps, **parameters)
-        if "weight" not in logps.extras:
-            return losses
-        weights = logps.extras["weight"].to(losses)
-        if bool((weights < 0).any()):
-            raise ValueError(f"weight must be at least 0, got {weights[weights < 0][0].item():g}")
-        return losses * torch.where(weights.isnan(), 1.0, weights)
-
-    def weighted_from_scratch(logps: PairLogps) -> Tensor:
-        return scratch.weighted(SCRATCH[name](logps, **parameters), logps)
-
-    return weighted, weighted_from_scratch
+    """Return the loss `name` with its parameters set, and the from-scratch one that checks it; both weigh pairs."""
+    objective = Objective(Formula({name: Member(LOSSES[name], SCRATCH[name], parameters)}))
+    return objective, objective.from_scratch

@@ -77,7 +77,7 @@ class Formula:
         return Traits(
             per_pair=all(traits.per_pair for traits in found),
             accumulates=all(traits.accumulates for traits in found),
-            tokens=tuple(sorted(tokens)),  # type: ignore[arg-type]
+            tokens=tuple(sorted(tokens)),
             running=tuple(sorted({name for traits in found for name in traits.running})),
         )
 

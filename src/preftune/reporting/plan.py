@@ -7,23 +7,26 @@ import torch
 from preftune.data.ledger import SplitLedger
 from preftune.models.policy import count_parameters
 from preftune.models.settings import ModelSettings
-from preftune.training.preparation import Prepared
 from preftune.training.loss_settings import LossSettings
+from preftune.training.preparation import Prepared
 from preftune.training.steps import Steps
 
 _REFERENCES = {
     "base": "base: the model without what is trained",
     "adapter": "adapter: the adapter as it was loaded, frozen",
 }
+_CHECKS = {
+    "first_batch": "the first micro-batch, before the first update, against the from-scratch reference and TRL",
+    "off": "off: nothing is compared",
+}
 _ENGINES = {"trl": "trl: the stock DPOTrainer's forward pass"}
 
 
 def plan_lines(
-    prepared: Prepared, model: ModelSettings, loss: LossSettings, reference: str, engine: str
+    prepared: Prepared, model: ModelSettings, loss: LossSettings, reference: str, engine: str, verify: str
 ) -> list[tuple[str, str]]:
     """Return the lines of the plan as name and value."""
     quantization = f", {model.quantization}" if model.quantization else ""
-    parameters = loss.model_dump(exclude={"name"})
     return [
         ("model", f"{_short(prepared.source.location)}, {model.dtype}{quantization}"),
         ("trained", count_parameters(prepared.policy).describe()),
@@ -34,10 +37,30 @@ def plan_lines(
         *(("rows read as", dialect) for dialect in sorted(set(prepared.pairs.ledger.train.dialect.values()))),
         ("held-out pairs", account(prepared.pairs.ledger.held_out)),
         ("steps", steps_line(prepared.steps)),
-        ("loss", ", ".join([loss.name, *(f"{key} {value:g}" for key, value in parameters.items())])),
+        *loss_lines(loss),
         ("reference", _REFERENCES[reference]),
         ("engine", _ENGINES[engine]),
+        ("verified", _CHECKS.get(verify, f"{_CHECKS['first_batch']}, and {verify.replace('_', ' ')} steps")),
     ]
+
+
+def loss_lines(loss: LossSettings) -> list[tuple[str, str]]:
+    """Return the losses with their parameters, and the terms with their weights."""
+    lines = []
+    for name, (record, weight) in loss.weighted().items():
+        values = {**({} if weight == 1 else {"weight": weight}), **record.parameters(), **record.changed()}
+        lines.append(("loss", ", ".join([name, *(f"{key} {_short_value(value)}" for key, value in values.items())])))
+    if loss.use_weighting:
+        lines.append(("weighted", "each pair by how likely the policy is to give both answers"))
+    for name, term in loss.terms.items():
+        limit = "" if term.limit is None else f" above {term.limit:g}"
+        moves = f", moved by {term.rate:g} a step" if term.rate else ""
+        lines.append(("term", f"{name}{limit}, weight {term.weight:g}{moves}"))
+    return lines
+
+
+def _short_value(value: object) -> str:
+    return f"{value:g}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
 
 
 def steps_line(steps: Steps) -> str:

@@ -13,7 +13,6 @@ from rich.text import Text
 
 from preftune.reporting.inert import inert
 from preftune.runs.directory import Previous
-from preftune.training.verification import Verified
 
 # Rows of the final table: the key of the `eval` map, what a person calls it, and its unit.
 ROWS = (
@@ -38,11 +37,6 @@ def print_plan(lines: Sequence[tuple[str, str]]) -> None:
     for name, value in lines:
         table.add_row(name, Text(value))
     Console().print(table)
-
-
-def print_verified(verified: Verified | None) -> None:
-    """Print what the run-time check compared, or that it was off."""
-    Console().print(Text("not verified: verify=off" if verified is None else verified.describe()))
 
 
 def print_complete(directory: Path, previous: Previous, samples: Sequence[Mapping[str, Any]]) -> None:

@@ -6,7 +6,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from preftune.caches import code_hash
 from preftune.data.settings import SourceSettings
+from preftune.plugins import source_file
 from preftune.runs.directory import RunDirectory
 from preftune.runs.identity import directory_name, identity, local_contents
 
@@ -25,7 +27,8 @@ def identify(resolved: Mapping[str, Mapping[str, Any]]) -> tuple[Path, str]:
         Refusal: A local input does not exist.
     """
     inputs = {key: resolved[group].get(name) for key in _INPUTS for group, name in [key.split(".")]}
-    identified = identity(resolved, local_contents(inputs, _sources(resolved["data"])))
+    contents = local_contents(inputs, _sources(resolved["data"])) | _own_code(resolved)
+    identified = identity(resolved, contents)
     model, data, loss = (str(resolved[group]["name"]) for group in ("model", "data", "loss"))
     return Path(resolved["run"]["dir"] or Path("runs") / directory_name(model, data, loss, identified)), identified
 
@@ -46,6 +49,15 @@ def open_run(resolved: Mapping[str, Mapping[str, Any]], *, scratch: bool) -> Ite
         if scratch:
             path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / path.name
         yield stack.enter_context(RunDirectory.open(path, identified))
+
+
+def _own_code(resolved: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Return the hash of each module that holds a function of the user's own, with the function's name, by key."""
+    terms = resolved["loss"].get("terms") or {}
+    named = {"loss.name": resolved["loss"]["name"], "data.dialect": resolved["data"].get("dialect")}
+    named |= {f"loss.terms.{name}.function": term.get("function") for name, term in terms.items()}
+    found = {key: source_file(path) for key, path in named.items() if path and "." in path}
+    return {key: f"{code_hash(file)} {named[key].rpartition('.')[2]}" for key, file in found.items() if file}
 
 
 def _sources(data: Mapping[str, Any]) -> dict[str, tuple[str | None, str]]:

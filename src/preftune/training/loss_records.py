@@ -28,7 +28,7 @@ class TermSettings(Settings):
     weight: NotNegative = 1.0
     limit: float | None = None
     rate: NotNegative = 0.0
-    params: Parameters = {}
+    params: Parameters = Field({})
 
     @model_validator(mode="after")
     def _a_multiplier_has_a_limit(self) -> "TermSettings":
@@ -49,7 +49,7 @@ class LossRecord(Settings):
     own_reads: ClassVar[tuple[str, ...]] = ()
 
     use_weighting: bool = False
-    terms: dict[str, TermSettings] = {}
+    terms: dict[str, TermSettings] = Field({})
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -64,11 +64,16 @@ class LossRecord(Settings):
     @property
     def label(self) -> str:
         """What a person calls the loss."""
-        return getattr(self, "name")  # noqa: B009  every record has a name, of a type of its own
+        return str(getattr(self, "name"))  # noqa: B009  every record has a name, of a type of its own
 
     def parameters(self) -> dict[str, Any]:
         """Return the loss's own parameters."""
         return self.model_dump(exclude={"name", *MarginLoss.model_fields})
+
+    def changed(self) -> dict[str, Any]:
+        """Return what changes the rewards before the loss sees them, where it is set: `ld_alpha`, the divergence."""
+        shared = self.model_dump(include={"ld_alpha", "f_divergence_type", "f_alpha_divergence_coef"})
+        return {key: value for key, value in shared.items() if value not in (None, "reverse_kl")}
 
     def weighted(self) -> "dict[str, tuple[LossRecord, float]]":
         """Return the losses that are summed, each with its weight, by name: this one alone."""

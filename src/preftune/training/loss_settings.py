@@ -154,7 +154,7 @@ class CustomSettings(MarginLoss):
 
     name: Literal["custom"]
     function: str
-    params: Parameters = {}
+    params: Parameters = Field({})
 
     @property
     def label(self) -> str:

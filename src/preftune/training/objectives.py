@@ -2,12 +2,14 @@
 
 from typing import Any
 
-from preftune.losses import plugins
 from preftune.losses.catalogue import LOSSES, SCRATCH
 from preftune.losses.objective import Formula, Member, Objective, Term
-from preftune.losses.terms import SCRATCH_TERMS, TERMS
+from preftune.losses.plugins import check_loss
+from preftune.losses.scratch_terms import SCRATCH_TERMS
+from preftune.losses.terms import TERMS
+from preftune.plugins import function_at
 from preftune.refusals import Refusal
-from preftune.settings import did_you_mean
+from preftune.spelling import did_you_mean
 from preftune.training.loss_records import LossRecord, TermSettings
 from preftune.training.loss_settings import LossSettings
 
@@ -40,19 +42,18 @@ def _member(record: LossRecord, weight: float) -> Member:
     if record.label in LOSSES:
         loss, scratch = LOSSES[record.label], SCRATCH[record.label]
     else:
-        loss = scratch = plugins.function_at(record.label, "loss.name")
-        plugins.check_loss(loss, parameters, "loss.name")
-    shared = record.model_dump(include={"ld_alpha", "f_divergence_type", "f_alpha_divergence_coef"})
-    given = {key: value for key, value in shared.items() if value not in (None, "reverse_kl")}
-    ld_alpha = given.pop("ld_alpha", None)
-    return Member(loss, scratch, parameters, weight, ld_alpha, given or None)
+        loss = scratch = function_at(record.label, "loss.name")
+        check_loss(loss, parameters, record.label)
+    changed = record.changed()
+    ld_alpha = changed.pop("ld_alpha", None)
+    return Member(loss, scratch, parameters, weight, ld_alpha, changed or None)
 
 
 def _term(name: str, settings: TermSettings) -> Term:
     key = f"loss.terms.{name}"
     function = settings.function or name
     if "." in function:
-        score = scratch = plugins.function_at(function, key)
+        score = scratch = function_at(function, key)
     elif function in TERMS:
         score, scratch = TERMS[function], SCRATCH_TERMS[function]
     else:
@@ -60,7 +61,7 @@ def _term(name: str, settings: TermSettings) -> Term:
             f"{key}.function must be one of {', '.join(TERMS)} or a function by dotted path, got "
             f"{function!r}{did_you_mean(function, TERMS)}"
         )
-    plugins.check_loss(score, settings.params, key)
+    check_loss(score, settings.params, function, key)
     return Term(score, scratch, settings.params, settings.weight, settings.limit, settings.rate)
 
 
@@ -80,6 +81,9 @@ def trl_fields(loss: LossSettings) -> dict[str, Any] | None:
         "loss_types": list(records),
         "loss_weights": [weight for _, weight in records.values()],
         "use_weighting": loss.use_weighting,
-        **{"beta": 1.0, "label_smoothing": 0.0, "ld_alpha": None, "f_divergence_type": "reverse_kl"},
+        "beta": 1.0,
+        "label_smoothing": 0.0,
+        "ld_alpha": None,
+        "f_divergence_type": "reverse_kl",
         **shared,
     }

@@ -20,6 +20,7 @@ from preftune.tokens.encoding import control_tokens
 from preftune.tokens.tokenization import TokenizedPairs, token_stream, tokenize_splits
 from preftune.training import extras
 from preftune.training.loss_settings import LossSettings
+from preftune.training.objectives import build_objective
 from preftune.training.settings import TrainSettings
 from preftune.training.steps import Steps, count_steps
 
@@ -34,6 +35,7 @@ class Prepared:
         pairs: The pairs, their ledger and fingerprint.
         rows: Pairs to train on, as ids.
         held_out: Pairs to evaluate on, as ids.
+        objective: What is minimised.
         policy: The model, with the adapter that trains.
         steps: How many steps the rows come to.
         stream: Where the data are streamed, the pairs to train on, as ids; `rows` is then a sample of them.
@@ -44,6 +46,7 @@ class Prepared:
     pairs: PreparedPairs
     rows: TokenizedPairs
     held_out: TokenizedPairs
+    objective: Objective
     policy: PreTrainedModel | PeftModel
     steps: Steps
     stream: IterableDataset | None = None
@@ -68,14 +71,14 @@ def prepare(
     adapter: LowRankSettings | FullSettings,
     train: TrainSettings,
     loss: LossSettings,
-    objective: Objective,
     seed: int,
 ) -> Prepared:
-    """Load and check everything, the weights last; nothing is trained.
+    """Check the loss, then load and check everything, the weights last; nothing is trained.
 
     Raises:
         Refusal: Data, tokenizer, model, loss or batch cannot be used; the message says why.
     """
+    objective = build_objective(loss)
     source = locate(model)
     chat = load_tokenizer(model, source)
     pairs = load_pairs(data, control_tokens(chat))
@@ -94,4 +97,4 @@ def prepare(
     steps = count_steps(train, None if stream else len(rows.rows))
     with Console().status(f"loading the weights of {source.location}"):
         policy = load_policy(model, adapter, source, seed=seed)
-    return Prepared(source, chat, pairs, rows, held_out, policy, steps, stream)
+    return Prepared(source, chat, pairs, rows, held_out, objective, policy, steps, stream)

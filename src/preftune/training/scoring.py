@@ -101,9 +101,7 @@ def pair_logps(
         TokenLogps(*(None if c is None else _to_the_left(c.chunk(2)[side], mask.chunk(2)[side]) for c in columns))  # type: ignore[arg-type]
         for side in (0, 1)
     )
-    return PairLogps(
-        *sums, *mask.sum(dim=1).chunk(2), extras=extras, chosen_tokens=chosen, rejected_tokens=rejected
-    )
+    return PairLogps(*sums, *mask.sum(dim=1).chunk(2), extras=extras, chosen_tokens=chosen, rejected_tokens=rejected)
 
 
 def divergence(policy: Head, reference: Head, hidden: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:

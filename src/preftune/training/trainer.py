@@ -23,7 +23,6 @@ from trl import DPOConfig, DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from preftune.losses.logps import PairLogps
-from preftune.losses.objective import Objective
 from preftune.refusals import Refusal, RunFailed
 from preftune.training import extras, metrics, scoring, verification
 from preftune.training.callbacks import GradientGuard, OnStep, ProgressBars, Reporter, Sink, StepEnd, not_finite
@@ -40,7 +39,6 @@ def build_trainer(
     prepared: Prepared,
     train: TrainSettings,
     loss: LossSettings,
-    objective: Objective,
     reference: str,
     verify: str,
     seed: int,
@@ -52,7 +50,6 @@ def build_trainer(
         prepared: Pairs, policy, tokenizer, steps.
         train: Batches, epochs, and TRL's own settings.
         loss: Which loss, with its parameters.
-        objective: The same as a function.
         reference: `base` (the model without adapter) or `adapter` (the adapter as it was loaded).
         verify: `first_batch`, `every_<n>` or `off`.
         seed: Of the order of the pairs.
@@ -62,13 +59,12 @@ def build_trainer(
         Refusal: TRL does not take `train`.
     """
     arguments = _arguments(train, prepared.steps, directory, beta=loss.reward_scale, seed=seed)
-    arguments.use_weighting = "collision" in objective.traits.tokens  # then the fused head gives what it reads
+    arguments.use_weighting = "collision" in prepared.objective.traits.tokens  # then the fused head gives what it reads
     stock = trl_fields(loss)
     arguments.discopop_tau = (stock or {}).pop("tau", arguments.discopop_tau)
     return PairTrainer(
         prepared,
         arguments,
-        objective=objective,
         stock=stock,
         reference=reference,
         verify=verify,
@@ -111,7 +107,6 @@ class PairTrainer(CheckedTraining, DPOTrainer):
         prepared: Prepared,
         arguments: DPOConfig,
         *,
-        objective: Objective,
         stock: dict[str, Any] | None,
         reference: str,
         verify: str,
@@ -137,7 +132,7 @@ class PairTrainer(CheckedTraining, DPOTrainer):
         if is_adapter and reference == "base":
             policy.delete_adapter("ref")
         self.precompute_ref_logps = True  # the stock loss reads the reference from the batch: _score puts it there
-        self.objective, self.stock = objective, stock
+        self.objective, self.stock = prepared.objective, stock
         self.starts_at_reference = not is_adapter or reference == "adapter" or is_zero(policy)
         self.pairs = {"train": prepared.pairs.stream or prepared.pairs.train, "eval": prepared.pairs.held_out}
         self.extras = {split: extras.Extras(pairs.extras(), reads) for split, pairs in self.pairs.items()}
@@ -153,7 +148,7 @@ class PairTrainer(CheckedTraining, DPOTrainer):
         self._evaluated: list[PairLogps] = []
         self.remove_callback(PrinterCallback)
         self.add_callback(GradientGuard(lambda: self._origins("train", self._rows_of_step)))
-        self.add_callback(StepEnd(objective.advance))
+        self.add_callback(StepEnd(self.objective.advance))
         self.add_callback(ProgressBars(self.console))
 
     def report_to(self, on_step: OnStep, *sinks: Sink) -> None:
@@ -230,7 +225,7 @@ class PairTrainer(CheckedTraining, DPOTrainer):
         return scoring.pair_logps(*passes, batch["completion_mask"], carried, traits, heads), passes
 
     def _score_apart(self, batch: dict[str, Tensor]) -> tuple[PairLogps, Tensor | None]:
-        with self._set_for_a_while(_metrics={"train": defaultdict(list), "eval": defaultdict(list)}):
+        with self._set_for_a_while(_metrics=_no_metrics()):
             logps, passes = self._score(self.model, batch, "train")
         return logps, self._stock_loss(logps, passes, batch)
 
@@ -242,11 +237,15 @@ class PairTrainer(CheckedTraining, DPOTrainer):
         if not self._is_due or self.stock is None or (weights is not None and not bool(weights.isnan().all())):
             return None
         batch = {name: value for name, value in inputs.items() if name != "row"}
-        apart = {"_metrics": {"train": defaultdict(list), "eval": defaultdict(list)}, "_total_train_tokens": self._total_train_tokens}
+        apart = {
+            "_metrics": {"train": defaultdict(list), "eval": defaultdict(list)},
+            "_total_train_tokens": self._total_train_tokens,
+        }
         with self._set_for_a_while(**self.stock, **apart):
             policy, reference = (scoring.Replay(each.outputs) for each in passes)
             sides = self.compute_ref_log_probs(reference, batch)
-            return super().compute_loss(policy, batch | dict(zip(_REFERENCE_COLUMNS, sides, strict=True)))
+            stock: Tensor = super().compute_loss(policy, batch | dict(zip(_REFERENCE_COLUMNS, sides, strict=True)))
+        return stock
 
     @contextmanager
     def _set_for_a_while(self, **attributes: Any) -> Iterator[None]:
@@ -293,3 +292,7 @@ class _Collator:
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
         return {**self.collate(rows), "row": torch.tensor([row["row"] for row in rows])}
+
+
+def _no_metrics() -> dict[str, dict[str, list[float]]]:
+    return {"train": defaultdict(list), "eval": defaultdict(list)}

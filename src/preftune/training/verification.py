@@ -228,7 +228,7 @@ def _slopes(cost: PairLoss, logps: PairLogps) -> Iterator[tuple[Tensor, Tensor]]
             kl = torch.zeros_like(policy) if side.kl is None else side.kl.detach()
             leaves += [policy, kl.requires_grad_()]
             sides.append(replace(side, policy=policy, kl=kl))
-        record = replace(_summed(*sides, torch.cat(logps.lengths())), extras=logps.extras)
+        record = replace(_summed(sides[0], sides[1], torch.cat(logps.lengths())), extras=logps.extras)
         slopes = torch.autograd.grad(cost(record).mean(), leaves, allow_unused=True, materialize_grads=True)
     for policy_slopes, kl_slopes in (slopes[:2], slopes[2:]):
         yield from zip(policy_slopes, kl_slopes, strict=True)
