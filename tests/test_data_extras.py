@@ -30,29 +30,29 @@ def test_every_number_of_a_batch_is_that_of_its_own_pair_in_training_and_in_eval
     file.write_text("\n".join(map(json.dumps, rows)))
     data = stock.data_settings(file, test_size=8, extras={"weight": "w"}, score="w")
     recipe = TrainSettings.model_validate(TRAIN | {"per_device_eval_batch_size": 3})
-    prepared = prepare(stock.model_settings(chatml_model), data, stock.lora(), recipe, 0)
-    assert len(prepared.rows.rows) < len(prepared.pairs.train)  # the long ones are dropped: places differ from rows
     loss = TypeAdapter(LossSettings).validate_python({"name": "sigmoid", "beta": 0.1, "label_smoothing": 0.0})
-    trainer = build_trainer(prepared, recipe, loss, "base", 0, tmp_path / "run")
+    prepared = prepare(stock.model_settings(chatml_model), data, stock.lora(), recipe, loss, 0)
+    assert len(prepared.rows.rows) < len(prepared.pairs.train)  # the long ones are dropped: places differ from rows
+    trainer = build_trainer(prepared, recipe, loss, "base", "off", 0, tmp_path / "run")
     seen: dict[str, list[tuple[float, float]]] = {"train": [], "eval": []}
-    score, pair_loss = trainer._score, trainer.pair_loss
+    score, costs = trainer._score, trainer.objective.costs
     split: list[str] = []
     numbers: list[int] = []
 
-    def scored(model, inputs):
-        split[:] = ["train" if trainer.model.training else "eval"]
+    def scored(model, inputs, part):
+        split[:] = [part]
         texts = trainer.processing_class.batch_decode(inputs["input_ids"][: len(inputs["row"])])
         numbers[:] = [int(text.split("user\n")[1].split("?")[0]) for text in texts]
-        return score(model, inputs)
+        return score(model, inputs, part)
 
-    def watched(logps: PairLogps) -> torch.Tensor:
+    def watched(logps: PairLogps) -> dict[str, torch.Tensor]:
         assert sorted(logps.extras) == ["score", "weight"]
         assert torch.equal(logps.extras["score"], logps.extras["weight"])
         if len(numbers) == len(logps.extras["weight"]):
             seen[split[0]] += zip(numbers, logps.extras["weight"].tolist(), strict=True)
-        return pair_loss(logps)
+        return costs(logps)
 
-    trainer._score, trainer.pair_loss = scored, watched  # type: ignore[method-assign]
+    trainer._score, trainer.objective.costs = scored, watched  # type: ignore[method-assign]
     trainer.train()
     trainer.evaluate()
     assert len(seen["train"]) == len(prepared.rows.rows)
