@@ -79,6 +79,61 @@ def test_a_token_is_predicted_by_the_logits_before_it() -> None:
     assert total.item() == pytest.approx(math.log(3 / 4))
 
 
+def test_the_mean_log_probability_is_the_sum_over_the_completions_tokens_divided_by_them() -> None:
+    logits = torch.tensor([0.0, math.log(3.0)]).expand(1, 4, 2)
+    mean = scratch.mean_logps(logits, torch.tensor([[0, 1, 0, 1]]), torch.tensor([[0, 0, 1, 1]]))
+    assert mean.tolist() == pytest.approx([(math.log(1 / 4) + math.log(3 / 4)) / 2])
+
+
+def test_the_first_token_of_a_sequence_is_predicted_by_nothing() -> None:
+    logits = torch.tensor([0.0, math.log(3.0)]).expand(2, 2)
+    each = scratch.token_logps(logits, torch.tensor([1, 1]), torch.tensor([1, 1]))
+    assert each.tolist() == pytest.approx([math.log(3 / 4)])
+    assert scratch.token_logps(logits, torch.tensor([1, 1]), torch.tensor([0, 0])).shape == (0,)
+
+
+def test_the_values_at_a_token_are_those_worked_by_hand() -> None:
+    policy = torch.tensor([0.0, math.log(3.0)]).expand(2, 4, 2)  # probabilities 1/4 and 3/4
+    reference = torch.zeros(2, 4, 2)
+    values = scratch.token_values(
+        policy, reference, torch.tensor([[0, 1, 0, 1], [1, 0, 0, 0]]), torch.tensor([[0, 0, 1, 1], [0, 1, 0, 0]])
+    )
+    assert values.policy.flatten().tolist() == pytest.approx([math.log(1 / 4), math.log(3 / 4), math.log(1 / 4), 0.0])
+    assert values.reference.flatten().tolist() == pytest.approx([-math.log(2)] * 3 + [0.0])
+    assert values.collision is not None
+    assert values.kl is not None
+    # log(1/16 + 9/16), and log(1/2 / 1/4) / 2 + log(1/2 / 3/4) / 2 = log(4/3) / 2
+    assert values.collision.flatten().tolist() == pytest.approx([math.log(10 / 16)] * 3 + [0.0])
+    assert values.kl.flatten().tolist() == pytest.approx([math.log(4 / 3) / 2] * 3 + [0.0])
+
+
+def test_the_values_of_a_long_completion_are_those_of_its_tokens_one_by_one() -> None:
+    torch.manual_seed(0)
+    policy, reference = torch.randn(2, 1, 300, 7, dtype=torch.float64)
+    ids, mask = torch.randint(7, (1, 300)), torch.arange(300)[None] >= 5
+    values = scratch.token_values(policy, reference, ids, mask)
+    p, r = (torch.distributions.Categorical(logits=logits[0, 4:-1]) for logits in (policy, reference))
+    torch.testing.assert_close(values.policy[0], p.log_prob(ids[0, 5:]))
+    torch.testing.assert_close(values.reference[0], r.log_prob(ids[0, 5:]))
+    torch.testing.assert_close(values.kl, torch.distributions.kl_divergence(r, p)[None])
+    torch.testing.assert_close(values.collision, p.probs.square().sum(dim=1).log()[None])
+    torch.testing.assert_close(values.policy.sum(dim=1), scratch.completion_logps(policy, ids, mask))
+
+
+def test_a_divergence_counts_no_token_that_the_reference_rules_out_and_moves_the_policy_alone() -> None:
+    ruled_out = torch.tensor([0.0, 0.0, -math.inf]).expand(1, 2, 3)
+    ids, mask = torch.tensor([[0, 1]]), torch.tensor([[0, 1]])
+    for policy, expected in ((ruled_out, 0.0), (torch.zeros(1, 2, 3), math.log(3 / 2))):
+        logits = policy.clone().requires_grad_()
+        values = scratch.token_values(logits, ruled_out, ids, mask)
+        assert values.kl is not None
+        assert values.kl.item() == pytest.approx(expected)
+        (gradient,) = torch.autograd.grad(values.kl.sum(), logits)
+        assert bool(gradient.isfinite().all())
+        assert values.collision is not None
+        assert not values.collision.requires_grad
+
+
 def test_token_values_are_joined_to_the_widest_and_cut_from_the_graph() -> None:
     def tokens(width: int) -> TokenLogps:
         ones = torch.ones(1, width, requires_grad=True)
@@ -102,4 +157,4 @@ def test_token_values_are_joined_to_the_widest_and_cut_from_the_graph() -> None:
 
 def test_a_record_without_token_values_is_refused_by_what_asks_for_them() -> None:
     with pytest.raises(ValueError, match="chosen_tokens and rejected_tokens must be set for this loss, got None"):
-        record(1.0, 0.0).tokens()
+        replace(record(1.0, 0.0), rejected_tokens=None).tokens()

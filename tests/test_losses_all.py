@@ -1,6 +1,7 @@
 """What holds for every loss, and the weight that multiplies any of them."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,7 +9,8 @@ from torch import Tensor
 
 from preftune.losses import catalogue
 from preftune.losses.logps import PairLogps
-from tests.losses import PARAMETERS, extras_of, random_record, record
+from preftune.losses.traits import traits_of
+from tests.losses import PARAMETERS, extras_of, random_record, record, taken, with_tokens
 
 ONE = torch.ones(1)
 NUMBERS = {"probability": ONE * 0.3, "score": ONE * 2, "weight": ONE * 1.5}
@@ -36,7 +38,7 @@ def test_a_loss_and_its_gradient_stay_finite_at_the_extremes(name: str, answer: 
         side.requires_grad_()
     zero = torch.zeros(1)
     ours, independent = catalogue.pair_loss(name, PARAMETERS[name])
-    logps = PairLogps(policy["chosen"], policy["rejected"], zero, zero, ONE, ONE, extras=NUMBERS)
+    logps = with_tokens(PairLogps(policy["chosen"], policy["rejected"], zero, zero, ONE, ONE, extras=NUMBERS))
     loss = ours(logps).sum()
     loss.backward()
     assert torch.isfinite(loss)
@@ -56,7 +58,62 @@ def test_the_gradient_equals_finite_differences(name: str) -> None:
         torch.tensor([-5.5, -1.4], dtype=torch.float64, requires_grad=True),
     ]
     extras = extras_of(2)
-    assert torch.autograd.gradcheck(lambda c, r: ours(PairLogps(c, r, *reference, *lengths, extras=extras)), policy)
+
+    def costs(chosen: Tensor, rejected: Tensor) -> Tensor:
+        return ours(with_tokens(PairLogps(chosen, rejected, *reference, *lengths, extras=extras)))
+
+    assert torch.autograd.gradcheck(costs, policy)
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_a_loss_declares_whether_a_pairs_cost_depends_on_those_beside_it(name: str) -> None:
+    torch.manual_seed(2)
+    logps, order = random_record(8), torch.randperm(8)
+    for loss in catalogue.pair_loss(name, PARAMETERS[name]):
+        together = loss(logps)
+        alone = torch.cat([loss(taken(logps, place[None])) for place in torch.arange(8)])
+        assert torch.allclose(together, alone) is traits_of(catalogue.LOSSES[name]).per_pair
+        if traits_of(catalogue.LOSSES[name]).per_pair:
+            torch.testing.assert_close(loss(taken(logps, order)), together[order])
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_the_mean_cost_of_a_batch_does_not_depend_on_the_order_of_its_pairs(name: str) -> None:
+    torch.manual_seed(2)
+    logps, order = _unweighted(random_record(8)), torch.randperm(8)
+    for loss in catalogue.pair_loss(name, PARAMETERS[name]):
+        torch.testing.assert_close(loss(taken(logps, order)).mean(), loss(logps).mean())
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_a_loss_declares_whether_its_gradient_depends_on_how_pairs_fall_into_micro_batches(name: str) -> None:
+    torch.manual_seed(2)
+    logps = _unweighted(random_record(8))
+    ours, _ = catalogue.pair_loss(name, PARAMETERS[name])
+
+    def gradient(*batches: Tensor) -> Tensor:
+        policy = [logps.policy_chosen.clone().requires_grad_(), logps.policy_rejected.clone().requires_grad_()]
+        followed = replace(logps, policy_chosen=policy[0], policy_rejected=policy[1])
+        mean = sum(ours(taken(followed, places)).mean() for places in batches) / len(batches)
+        found = torch.autograd.grad(mean, policy, allow_unused=True)
+        return torch.stack([torch.zeros(8) if each is None else each for each in found])
+
+    whole, halves = gradient(torch.arange(8)), gradient(torch.arange(4), torch.arange(4, 8))
+    assert torch.allclose(whole, halves, rtol=1e-9, atol=1e-12) is traits_of(catalogue.LOSSES[name]).accumulates
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_a_loss_declares_what_it_reads(name: str) -> None:
+    torch.manual_seed(2)
+    logps, traits = random_record(8), traits_of(catalogue.LOSSES[name])
+    sums = replace(logps, chosen_tokens=None, rejected_tokens=None)
+    for loss in catalogue.pair_loss(name, PARAMETERS[name]):
+        if traits.tokens:
+            with pytest.raises(ValueError, match=r"^chosen_tokens and rejected_tokens must be set for this loss"):
+                loss(sums)
+        else:
+            assert torch.equal(loss(sums), loss(logps))
+        assert torch.equal(loss(replace(logps, running={"margin": -30.0})), loss(logps)) is not bool(traits.running)
 
 
 @pytest.mark.parametrize("name", [name for name in PARAMETERS if "beta" in PARAMETERS[name]])
@@ -69,6 +126,8 @@ def test_a_beta_that_is_not_above_zero_is_refused(name: str, beta: float) -> Non
 @pytest.mark.parametrize(
     ("name", "parameter"),
     [
+        ("beta_dpo", "alpha"),
+        ("tdpo", "alpha"),
         ("odpo", "alpha"),
         ("dpop", "penalty"),
         ("rdpo", "alpha"),
@@ -83,7 +142,7 @@ def test_a_parameter_below_zero_is_refused(name: str, parameter: str, value: flo
         catalogue.LOSSES[name](record(1.0, 0.0, score=1.0), **PARAMETERS[name] | {parameter: value})
 
 
-@pytest.mark.parametrize("name", ["ipo", "rdpo", "simpo", "orpo", "cpo"])
+@pytest.mark.parametrize("name", ["ipo", "rdpo", "simpo", "orpo", "cpo", "sft"])
 def test_a_loss_that_reads_lengths_refuses_a_record_without(name: str) -> None:
     zero = torch.zeros(1)
     with pytest.raises(ValueError, match=r"^chosen_lengths and rejected_lengths must be set for this loss, got None$"):
@@ -129,3 +188,8 @@ def test_a_weight_below_zero_is_refused() -> None:
     ours, _ = catalogue.pair_loss("sigmoid", {"beta": 0.1})
     with pytest.raises(ValueError, match=r"^weight must be at least 0, got -0\.5$"):
         ours(record(1.0, 0.0, weight=-0.5))
+
+
+def _unweighted(logps: PairLogps) -> PairLogps:
+    """The same pairs, each of which counts once: a weight stands at a place, and not every loss gives costs by pair."""
+    return replace(logps, extras={name: numbers for name, numbers in logps.extras.items() if name != "weight"})

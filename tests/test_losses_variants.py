@@ -12,7 +12,7 @@ from torch import Tensor
 from preftune.losses import catalogue, pairwise, pointwise, variants
 from preftune.losses.logps import PairLogps
 
-NAMES = ["apo_down", "apo_zero", "discopop", "exo_pair", "nca_pair", "robust", "sigmoid_norm", "sppo_hard"]
+NAMES = ["apo_down", "apo_zero", "bco_pair", "discopop", "exo_pair", "nca_pair", "robust", "sigmoid_norm", "sppo_hard"]
 
 
 def record(chosen: Tensor, rejected: Tensor, chosen_length: int = 2, rejected_length: int = 4) -> PairLogps:
@@ -64,6 +64,12 @@ def line(low: float, high: float, count: int = 201) -> Tensor:
         ("nca_pair", {"beta": 0.5}, (2 * math.log(3), -2 * math.log(3)), 1.124670),
         # rewards -log 3 and 0: log 4 + log(4/3) / 2 + log(2) / 2 = 1.386294 + 0.143841 + 0.346574
         ("nca_pair", {"beta": 1.0}, (-math.log(3), 0.0), 1.876709),
+        # 2 log 2
+        ("bco_pair", {"beta": 0.1}, (0.0, 0.0), 1.386294),
+        # rewards log 3 and -log 3: 2 log(4/3)
+        ("bco_pair", {"beta": 0.5}, (2 * math.log(3), -2 * math.log(3)), 0.575364),
+        # rewards -log 3 and 0: log 4 + log 2
+        ("bco_pair", {"beta": 1.0}, (-math.log(3), 0.0), 2.079442),
         # 2 * (1 / 0.2)^2 = 50
         ("sppo_hard", {"beta": 0.1}, (0.0, 0.0), 50.0),
         # targets +-1: (2 - 1)^2 + (-3 + 1)^2 = 5
@@ -182,6 +188,15 @@ def test_nca_pair_draws_chosen_to_a_reward_of_log_two_and_always_lowers_rejected
     assert bool((chosen[:101].diff() < 0).all())
     assert bool((chosen[100:].diff() > 0).all())
     assert bool((pointwise.nca_pair(record(zero, around), beta=0.5).diff() > 0).all())
+
+
+def test_bco_pair_is_never_below_dpo_and_the_same_with_both_answers_negated_and_exchanged() -> None:
+    a, b = line(-30, 30), line(7, -7)
+    costs = pointwise.bco_pair(record(a, b), beta=0.3)
+    assert bool((costs > pairwise.sigmoid(record(a, b), beta=0.3)).all())
+    torch.testing.assert_close(costs, pointwise.bco_pair(record(-b, -a), beta=0.3))
+    assert bool((pointwise.bco_pair(record(a, torch.zeros_like(a)), beta=0.3).diff() < 0).all())
+    assert bool((pointwise.bco_pair(record(torch.zeros_like(a), a), beta=0.3).diff() > 0).all())
 
 
 def test_sppo_hard_is_zero_at_its_targets_and_the_same_with_both_answers_negated_and_exchanged() -> None:

@@ -69,7 +69,7 @@ def stock_losses(path: Path) -> Stock:
     """Return what builds TRL's trainer with a loss and its parameters, on the model at `path`."""
     rows = Dataset.from_list([{"prompt": "a", "chosen": " b", "rejected": " c"}])  # the trainer asks for some
 
-    def build(name: str, **fields: float) -> StockLoss:
+    def build(name: str, **fields: float | str) -> StockLoss:
         settings = {FIELDS.get(field, field): number for field, number in fields.items()}
         arguments = DPOConfig(
             output_dir=str(path / "out"), use_cpu=True, bf16=False, gradient_checkpointing=False, report_to="none",
@@ -87,13 +87,21 @@ def stock_losses(path: Path) -> Stock:
     return build
 
 
-def ours_at(name: str, parameters: dict[str, float], record: PairLogps) -> tuple[Tensor, Tensor]:
-    """Return our costs of shape (B,) and their gradient of shape (2, B), in the type of the record."""
+def ours_at(
+    name: str,
+    parameters: dict[str, float],
+    record: PairLogps,
+    rewards: Callable[[PairLogps], PairLogps] = lambda record: record,
+) -> tuple[Tensor, Tensor]:
+    """Return our costs of shape (B,) and their gradient of shape (2, B), in the type of the record.
+
+    `rewards` is what changes the record before the loss.
+    """
     policy = [side.clone().requires_grad_() for side in (record.policy_chosen, record.policy_rejected)]
     reference = record.reference_chosen, record.reference_rejected
     pair_loss, _ = catalogue.pair_loss(name, parameters)
-    costs = pair_loss(PairLogps(*policy, *reference, *record.lengths()))
-    return costs.detach(), torch.stack(torch.autograd.grad(costs.sum(), policy))
+    costs = pair_loss(rewards(PairLogps(*policy, *reference, *record.lengths())))
+    return costs.detach(), torch.stack(torch.autograd.grad(costs.sum(), policy, materialize_grads=True))
 
 
 def nats(*values: float) -> Tensor:

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import replace
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -11,15 +10,11 @@ from torch import Tensor
 from preftune.losses.logps import PairLogps, TokenLogps
 from preftune.losses.traits import declares
 
-Divergence = Literal["reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"]
-
 # Greatest exponent, in nats: e^80 = 5.5e34 is a number in float32 and in bfloat16.
 _MOST = 80.0
 
 
-def divergent(
-    logps: PairLogps, *, f_divergence_type: Divergence | str, f_alpha_divergence_coef: float = 0.5
-) -> PairLogps:
+def divergent(logps: PairLogps, *, f_divergence_type: str, f_alpha_divergence_coef: float = 0.5) -> PairLogps:
     r"""Return the record whose log-ratios are the scores of an f-divergence: f-DPO with the loss that follows.
 
     .. math:: \text{reverse\_kl: } \log t, \quad \text{forward\_kl: } 1 - \frac{1}{t}, \quad
@@ -27,11 +22,11 @@ def divergent(
         \text{alpha\_divergence: } \frac{t^{c - 1} - 1}{c - 1}, \quad t = \frac{\pi(y)}{\rho(y)}
 
     each of which is :math:`f'(t)` but for a constant, which a margin does not see, that makes it 0 at the reference.
-    The last has `reverse_kl` for its limit at c = 1 and is `forward_kl` at c = 0; the paper's alpha is 1 - c. All but
-    `reverse_kl` are bounded above for c < 1, by log 2 for `js_divergence`, so that a chosen answer stops gaining. An
-    exponent above 80 counts as 80, as in TRL's `alpha_divergence`, and has no gradient: an answer that is 80 nats less
-    likely than under the reference has left the range of `forward_kl`. TRL's `forward_kl` has no such bound and is
-    infinite in float32 from 89 nats on.
+    The last has `reverse_kl` for its limit at c = 1 and is `forward_kl` at c = 0; the paper's alpha is 1 - c. For
+    c < 1 all but `reverse_kl` are bounded above, by log 2 for `js_divergence`, so that a chosen answer stops gaining.
+    An exponent above 80 counts as 80 whatever the type, as in TRL's `alpha_divergence` in float32, and has no gradient:
+    `forward_kl` no longer lowers or raises an answer that is 80 nats less likely than under the reference. TRL's own
+    `forward_kl` has no such bound, and is infinite in float32 beyond 88.7 nats.
 
     Args:
         logps: Log-probabilities of `B` pairs.
@@ -46,7 +41,7 @@ def divergent(
         ValueError: `f_divergence_type` is none of the four, or `f_alpha_divergence_coef` is not finite.
 
     Source:
-        Wang et al. 2023, arXiv:2309.16240, Table 1 and Eq. 7, and TRL's `f_divergence_type`.
+        Wang et al. 2023, arXiv:2309.16240, Table 1, and TRL's `f_divergence_type`.
 
     Example:
         >>> zero = torch.zeros(2)
@@ -136,8 +131,8 @@ def wpo_weight(logps: PairLogps) -> Tensor:
 
     A pair that the policy itself might have written counts more than one from elsewhere. The second term is the log of
     the mean probability of a token drawn from the policy, so that such a token counts 1 on average, whether the policy
-    is sure or not; without it prompts on which a model is confident would weigh more. An answer of one token weighs at
-    most :math:`(1 + \sqrt V) / 2` for a vocabulary of V, 180 at 128,256, and so does any other.
+    is sure or not; without it prompts on which a model is confident would weigh more. An answer weighs at most
+    :math:`(1 + \sqrt V) / 2` for a vocabulary of V: 180 at 128,256.
 
     Args:
         logps: Log-probabilities of `B` pairs, with lengths and with those and the collisions of each token.
@@ -165,7 +160,7 @@ def wpo_weight(logps: PairLogps) -> Tensor:
 
 def _power_score(logratio: Tensor, power: float) -> Tensor:
     """Return (t^power - 1) / power of log t, which is log t in the limit of 0."""
-    if abs(power) < 1e-6:  # a difference of 1 - e^(1e-6) and less is noise in float32
+    if abs(power) < 1e-6:  # 0 / 0; the bound is TRL's
         return logratio
     return torch.expm1(torch.clamp(power * logratio, max=_MOST)) / power
 
