@@ -68,6 +68,41 @@ def histogram(bins: Sequence[Bin], colour: str, unit: str, mark: tuple[float, st
     return f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{safe(unit)}">{"".join(parts)}</svg>'
 
 
+def line(points: Sequence[tuple[float, float]], colour: str, unit: str, mark: tuple[float, str]) -> str:
+    """Draw a line through at least two points, in the order of their places on the axis below; 0 is always in view.
+
+    Args:
+        points: Place on the axis below, and height; one whose height is not finite is left out.
+        colour: Class of the line.
+        unit: What the axis below counts.
+        mark: A place on that axis, and what to write above it.
+    """
+    seen = [point for point in points if math.isfinite(point[1])]
+    least, most = points[0][0], points[-1][0]
+    low = min(0.0, *(height for _, height in seen))
+    high = max(0.0, *(height for _, height in seen))
+    high = high if high > low else low + 1.0
+
+    def across(value: float) -> float:
+        return _LEFT + (_RIGHT - _LEFT) * (value - least) / (most - least)
+
+    def up(height: float) -> float:
+        return _BOTTOM - (_BOTTOM - _TOP) * (height - low) / (high - low)
+
+    parts = []
+    for height in ticks(low, high, 4):
+        kind = "grid" if height else "axis"
+        parts.append(f'<line class="{kind}" x1="{_LEFT}" x2="{_RIGHT}" y1="{up(height):.1f}" y2="{up(height):.1f}"/>')
+        parts.append(f'<text x="{_LEFT - 6}" y="{up(height) + 4:.1f}" text-anchor="end">{number(height)}</text>')
+    for value in ticks(least, most, _TICKS):
+        parts.append(f'<text x="{across(value):.1f}" y="{_BOTTOM + 15}" text-anchor="middle">{number(value)}</text>')
+    parts.append(f'<text x="{(_LEFT + _RIGHT) / 2}" y="{_HEIGHT - 6}" text-anchor="middle">{safe(unit)}</text>')
+    parts.append(_mark(across(mark[0]), mark[1]))
+    drawn = " ".join(f"{across(value):.1f},{up(height):.1f}" for value, height in seen)
+    parts.append(f'<polyline class="{colour}" points="{drawn}"/>')
+    return f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{safe(unit)}">{"".join(parts)}</svg>'
+
+
 def _mark(place: float, text: str) -> str:
     side = "start" if place < _LEFT + 60 else "end" if place > _RIGHT - 60 else "middle"
     return (
