@@ -79,9 +79,7 @@ def line(points: Sequence[tuple[float, float]], colour: str, unit: str, mark: tu
     """
     seen = [point for point in points if math.isfinite(point[1])]
     least, most = points[0][0], points[-1][0]
-    low = min(0.0, *(height for _, height in seen))
-    high = max(0.0, *(height for _, height in seen))
-    high = high if high > low else low + 1.0
+    low, high = _rounded(min(0.0, *(height for _, height in seen)), max(0.0, *(height for _, height in seen)))
 
     def across(value: float) -> float:
         return _LEFT + (_RIGHT - _LEFT) * (value - least) / (most - least)
@@ -101,6 +99,15 @@ def line(points: Sequence[tuple[float, float]], colour: str, unit: str, mark: tu
     drawn = " ".join(f"{across(value):.1f},{up(height):.1f}" for value, height in seen)
     parts.append(f'<polyline class="{colour}" points="{drawn}"/>')
     return f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{safe(unit)}">{"".join(parts)}</svg>'
+
+
+def _rounded(low: float, high: float) -> tuple[float, float]:
+    """Return the ticks that hold all between `low` and `high`; 0 and 1 where there is nothing between."""
+    marks = ticks(low, high, 4)
+    if len(marks) < 2:
+        return low, low + 1.0
+    step = marks[1] - marks[0]
+    return math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step
 
 
 def _mark(place: float, text: str) -> str:

@@ -17,7 +17,7 @@ from preftune.runs.files import write_text
 _MARGINS = range(-100, 101)
 _INLINE = re.compile(r":math:`([^`]*)`|`([^`]*)`")
 _PAPER = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
-_NOT_CONVERTED = (
+_NOT_CONVERTED: tuple[type[Exception], ...] = (
     *(kind for kind in vars(exceptions).values() if isinstance(kind, type) and issubclass(kind, Exception)),
     *(ElementTree.ParseError, LookupError, StopIteration, TypeError, ValueError),
 )

@@ -77,6 +77,7 @@ svg polyline.chosen { stroke: var(--chosen); } svg polyline.rejected { stroke: v
 a { color: var(--chosen); }
 code { font: 13px/1.5 ui-monospace, monospace; overflow-wrap: anywhere; }
 .formula { overflow-x: auto; overflow-y: hidden; padding: 6px 0 10px; }
+.formula math { display: block math; width: max-content; margin: 0; }
 .contents { list-style: none; padding: 0; margin: 16px 0 24px; display: flex; flex-wrap: wrap; gap: 4px 18px; }
 .cut { font: 600 13px system-ui, sans-serif; border: 1px solid var(--dropped); border-radius: 3px; padding: 0 5px; }
 .label { font-weight: 600; font-size: 13px; margin: 10px 0 2px; }
