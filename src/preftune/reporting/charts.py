@@ -79,7 +79,8 @@ def line(points: Sequence[tuple[float, float]], colour: str, unit: str, mark: tu
     """
     seen = [point for point in points if math.isfinite(point[1])]
     least, most = points[0][0], points[-1][0]
-    low, high = _rounded(min(0.0, *(height for _, height in seen)), max(0.0, *(height for _, height in seen)))
+    heights = _marks(min([0.0, *(height for _, height in seen)]), max([0.0, *(height for _, height in seen)]))
+    low, high = heights[0], heights[-1]
 
     def across(value: float) -> float:
         return _LEFT + (_RIGHT - _LEFT) * (value - least) / (most - least)
@@ -88,7 +89,7 @@ def line(points: Sequence[tuple[float, float]], colour: str, unit: str, mark: tu
         return _BOTTOM - (_BOTTOM - _TOP) * (height - low) / (high - low)
 
     parts = []
-    for height in ticks(low, high, 4):
+    for height in heights:
         kind = "grid" if height else "axis"
         parts.append(f'<line class="{kind}" x1="{_LEFT}" x2="{_RIGHT}" y1="{up(height):.1f}" y2="{up(height):.1f}"/>')
         parts.append(f'<text x="{_LEFT - 6}" y="{up(height) + 4:.1f}" text-anchor="end">{number(height)}</text>')
@@ -98,16 +99,17 @@ def line(points: Sequence[tuple[float, float]], colour: str, unit: str, mark: tu
     parts.append(_mark(across(mark[0]), mark[1]))
     drawn = " ".join(f"{across(value):.1f},{up(height):.1f}" for value, height in seen)
     parts.append(f'<polyline class="{colour}" points="{drawn}"/>')
-    return f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{safe(unit)}">{"".join(parts)}</svg>'
+    # Heights such as -0.005 ask for more room on the left than counts do.
+    return f'<svg viewBox="-22 0 {_WIDTH + 22} {_HEIGHT}" role="img" aria-label="{safe(unit)}">{"".join(parts)}</svg>'
 
 
-def _rounded(low: float, high: float) -> tuple[float, float]:
-    """Return the ticks that hold all between `low` and `high`; 0 and 1 where there is nothing between."""
+def _marks(low: float, high: float) -> list[float]:
+    """Return round numbers of which the first is at most `low` and the last at least `high`, always two or more."""
     marks = ticks(low, high, 4)
-    if len(marks) < 2:
-        return low, low + 1.0
-    step = marks[1] - marks[0]
-    return math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step
+    step = marks[1] - marks[0] if len(marks) > 1 else 1.0
+    first = math.floor(low / step + 1e-9)
+    last = max(first + 1, math.ceil(high / step - 1e-9))
+    return [place * step for place in range(first, last + 1)]
 
 
 def _mark(place: float, text: str) -> str:
