@@ -1,5 +1,6 @@
 """`python -m recipes.losses`: the list, one loss, one of the user's own, and the page."""
 
+import html
 import math
 import os
 import subprocess
@@ -195,6 +196,17 @@ def test_every_formula_of_a_docstring_becomes_mathml(name: str) -> None:
     page = losses_page([loss])
     prose = [*loss.paragraphs, *loss.arguments.values(), loss.summary, loss.returns, loss.source]
     assert Page(page).tags.count("math") == len(loss.formulas) + sum(text.count(":math:") for text in prose)
+
+
+@pytest.mark.parametrize("latex", [r"\unheard{x}", r"\text{<script>x</script>}", r"\left( x", "a & b", "a_b_c"])
+def test_latex_that_is_not_understood_is_shown_as_it_is_written(latex: str) -> None:
+    def own(logps):
+        return logps.margin()
+
+    own.__doc__ = f"First line.\n\n.. math:: {latex}\n"
+    page = losses_page([describe("own", own, {})])
+    assert f"<code>{html.escape(latex)}</code>" in page
+    assert not {"math", "script"} & set(Page(page).tags)
 
 
 def test_a_docstring_is_read_part_by_part() -> None:

@@ -1,6 +1,5 @@
 """Losses as one HTML page: formula, parameters, paper, and cost and slope along the margin."""
 
-import html
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -109,11 +108,8 @@ def _math(latex: str, display: str) -> str:
         elements = ElementTree.fromstring(markup).iter()
     except _NOT_CONVERTED:
         return f"<code>{safe(latex)}</code>"
-    # The converter gives back text that it does not know unescaped: only elements of MathML may come of it.
-    known = all(element.tag.rpartition("}")[2].startswith("m") and _plain(element) for element in elements)
+    # The converter passes on what it does not know, unescaped: only elements of MathML may come of it.
+    known = all(
+        element.tag.rpartition("}")[2].startswith("m") and "\\" not in (element.text or "") for element in elements
+    )
     return markup if known else f"<code>{safe(latex)}</code>"
-
-
-def _plain(element: ElementTree.Element) -> bool:
-    text = html.unescape("".join(element.itertext()))
-    return "\\" not in text and not any(name.startswith("on") for name in element.attrib)
