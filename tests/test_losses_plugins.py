@@ -199,6 +199,12 @@ def declared(logps):
     return -logps.margin() / logps.margin().abs().mean().detach().clamp(min=1)
 
 
+@declares(per_pair=False, accumulates=False)
+def standardised(logps):
+    away = logps.margin() - logps.margin().mean()
+    return -logps.margin() / (1 + away.square().sum() / (len(away) - 1))
+
+
 def tokenwise(logps):
     return -logps.tokens()[0].policy.sum(1)
 
@@ -262,12 +268,16 @@ def tokenwise(logps):
             "leave its inputs as they are, got a change of 0.89602 in extras['harm'] from own.scaled",
         ),
         (
+            standardised,
+            "give finite costs in a batch of one pair, got nan for pair 0 from own.standardised",
+        ),
+        (
             random,
-            "give the same costs when it is called again, got 1.67884 and then 5.31625 for pair 7 from own.random",
+            "give the same costs when it is called again, got 5.31625 and then 2.58658 for pair 7 from own.random",
         ),
         (
             remembers,
-            "give the same costs when it is called again, got 57.1593 and then 65.3249 for pair 7 from own.remembers",
+            "give the same costs when it is called again, got 65.3249 and then 73.4905 for pair 7 from own.remembers",
         ),
         (
             ranked,

@@ -1,8 +1,8 @@
 """The battery that a loss, or a penalty term, must pass before anything is loaded.
 
 1. Its signature takes the log-probabilities of pairs, and the parameters that are given.
-2. On ordinary pairs, at the start and at log-ratios of +-1e4 nats it gives one finite cost a pair, with a finite
-   gradient that reaches the policy's log-probabilities and nothing else, and leaves its inputs as they are.
+2. On ordinary pairs, on one alone, at the start and at log-ratios of +-1e4 nats it gives one finite cost a pair, with
+   a finite gradient that reaches the policy's log-probabilities and nothing else, and leaves its inputs as they are.
 3. Called again it gives the same costs.
 4. A pair costs the same in any order of the pairs and beside any others, unless the loss declares `per_pair=False`.
 5. Halves of a batch give the gradient of the whole, unless it declares `accumulates=False`.
@@ -54,6 +54,7 @@ def check_loss(function: Callable[..., Any], parameters: Mapping[str, Any], path
     with torch.random.fork_rng(devices=[]), torch.enable_grad():  # a loss that draws leaves no trace
         try:
             battery.require_sound_results()
+            battery.require_a_batch_of_one()
             battery.require_the_same_again()
         except _Fault as fault:
             raise Refusal(f"{key} must {fault}") from fault.__cause__
@@ -106,6 +107,13 @@ class _Battery:
         if not reached:
             tried = len(_OCCASIONS) * PAIRS
             raise _Fault(f"send gradient to the policy's log-probabilities, got 0 at {tried} pairs from {self.path}")
+
+    def require_a_batch_of_one(self) -> None:
+        pairs = self._pairs(dtype=torch.float32)
+        costs = self._costs(pairs.record(torch.tensor([0])), "a batch of one pair")
+        self._require_finite(costs, "give finite costs in a batch of one pair")
+        for gradient in self._gradients(costs.sum(), pairs):
+            self._require_finite(gradient, "give a finite gradient in a batch of one pair")
 
     def require_the_same_again(self) -> None:
         pairs = self._pairs()

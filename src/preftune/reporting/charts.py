@@ -68,6 +68,50 @@ def histogram(bins: Sequence[Bin], colour: str, unit: str, mark: tuple[float, st
     return f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{safe(unit)}">{"".join(parts)}</svg>'
 
 
+def line(points: Sequence[tuple[float, float]], colour: str, unit: str, mark: tuple[float, str]) -> str:
+    """Draw a line through at least two points, in the order of their places on the axis below; 0 is always in view.
+
+    Args:
+        points: Place on the axis below, and height; one whose height is not finite is left out.
+        colour: Class of the line.
+        unit: What the axis below counts.
+        mark: A place on that axis, and what to write above it.
+    """
+    seen = [point for point in points if math.isfinite(point[1])]
+    least, most = points[0][0], points[-1][0]
+    heights = _marks(min([0.0, *(height for _, height in seen)]), max([0.0, *(height for _, height in seen)]))
+    low, high = heights[0], heights[-1]
+
+    def across(value: float) -> float:
+        return _LEFT + (_RIGHT - _LEFT) * (value - least) / (most - least)
+
+    def up(height: float) -> float:
+        return _BOTTOM - (_BOTTOM - _TOP) * (height - low) / (high - low)
+
+    parts = []
+    for height in heights:
+        kind = "grid" if height else "axis"
+        parts.append(f'<line class="{kind}" x1="{_LEFT}" x2="{_RIGHT}" y1="{up(height):.1f}" y2="{up(height):.1f}"/>')
+        parts.append(f'<text x="{_LEFT - 6}" y="{up(height) + 4:.1f}" text-anchor="end">{number(height)}</text>')
+    for value in ticks(least, most, _TICKS):
+        parts.append(f'<text x="{across(value):.1f}" y="{_BOTTOM + 15}" text-anchor="middle">{number(value)}</text>')
+    parts.append(f'<text x="{(_LEFT + _RIGHT) / 2}" y="{_HEIGHT - 6}" text-anchor="middle">{safe(unit)}</text>')
+    parts.append(_mark(across(mark[0]), mark[1]))
+    drawn = " ".join(f"{across(value):.1f},{up(height):.1f}" for value, height in seen)
+    parts.append(f'<polyline class="{colour}" points="{drawn}"/>')
+    # Heights such as -0.005 ask for more room on the left than counts do.
+    return f'<svg viewBox="-22 0 {_WIDTH + 22} {_HEIGHT}" role="img" aria-label="{safe(unit)}">{"".join(parts)}</svg>'
+
+
+def _marks(low: float, high: float) -> list[float]:
+    """Return round numbers of which the first is at most `low` and the last at least `high`, always two or more."""
+    marks = ticks(low, high, 4)
+    step = marks[1] - marks[0] if len(marks) > 1 else 1.0
+    first = math.floor(low / step + 1e-9)
+    last = max(first + 1, math.ceil(high / step - 1e-9))
+    return [place * step for place in range(first, last + 1)]
+
+
 def _mark(place: float, text: str) -> str:
     side = "start" if place < _LEFT + 60 else "end" if place > _RIGHT - 60 else "middle"
     return (

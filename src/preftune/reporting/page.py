@@ -61,6 +61,8 @@ svg .axis { stroke: var(--plain); } svg .grid { stroke: var(--rule); }
 svg .mark { stroke: var(--ink); stroke-dasharray: 3 3; } svg text.mark { stroke: none; fill: var(--ink); }
 svg rect.chosen { fill: var(--chosen); } svg rect.rejected { fill: var(--rejected); }
 svg rect.plain { fill: var(--plain); }
+svg polyline { fill: none; stroke: var(--plain); stroke-width: 2; stroke-linejoin: round; }
+svg polyline.chosen { stroke: var(--chosen); } svg polyline.rejected { stroke: var(--rejected); }
 .numbers { display: flex; flex-wrap: wrap; gap: 2px 16px; margin: 6px 0 0; color: var(--quiet); font-size: 14px; }
 .numbers b { color: var(--ink); font-weight: 600; font-variant-numeric: tabular-nums; }
 .example { margin: 16px 0 0; }
@@ -72,6 +74,11 @@ svg rect.plain { fill: var(--plain); }
 .preferred .trained { background: var(--chosen-tint); } .other .trained { background: var(--rejected-tint); }
 .end { color: var(--on-end); border-radius: 3px; padding: 0 2px; }
 .preferred .end { background: var(--chosen); } .other .end { background: var(--rejected); }
+a { color: var(--chosen); }
+code { font: 13px/1.5 ui-monospace, monospace; overflow-wrap: anywhere; }
+.formula { overflow-x: auto; overflow-y: hidden; padding: 6px 0 10px; }
+.formula math { display: block math; width: max-content; margin: 0; }
+.contents { list-style: none; padding: 0; margin: 16px 0 24px; display: flex; flex-wrap: wrap; gap: 4px 18px; }
 .cut { font: 600 13px system-ui, sans-serif; border: 1px solid var(--dropped); border-radius: 3px; padding: 0 5px; }
 .label { font-weight: 600; font-size: 13px; margin: 10px 0 2px; }
 summary { cursor: pointer; } summary::marker { content: ""; } summary::-webkit-details-marker { display: none; }
