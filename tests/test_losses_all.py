@@ -23,7 +23,7 @@ def test_every_loss_is_tested_with_its_parameters() -> None:
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_a_loss_equals_the_from_scratch_one_on_random_pairs(name: str) -> None:
     torch.manual_seed(0)
-    logps = random_record(200)
+    logps = _suiting(name, random_record(200))
     ours, independent = catalogue.pair_loss(name, PARAMETERS[name])
     assert ours(logps).shape == (200,)
     torch.testing.assert_close(ours(logps), independent(logps), rtol=1e-9, atol=1e-9)
@@ -38,7 +38,8 @@ def test_a_loss_and_its_gradient_stay_finite_at_the_extremes(name: str, answer: 
         side.requires_grad_()
     zero = torch.zeros(1)
     ours, independent = catalogue.pair_loss(name, PARAMETERS[name])
-    logps = with_tokens(PairLogps(policy["chosen"], policy["rejected"], zero, zero, ONE, ONE, extras=NUMBERS))
+    logps = PairLogps(policy["chosen"], policy["rejected"], zero, zero, ONE, ONE, extras=NUMBERS)
+    logps = _suiting(name, with_tokens(logps))
     loss = ours(logps).sum()
     loss.backward()
     assert torch.isfinite(loss)
@@ -60,21 +61,27 @@ def test_the_gradient_equals_finite_differences(name: str) -> None:
     extras = extras_of(2)
 
     def costs(chosen: Tensor, rejected: Tensor) -> Tensor:
-        return ours(with_tokens(PairLogps(chosen, rejected, *reference, *lengths, extras=extras)))
+        return ours(_suiting(name, with_tokens(PairLogps(chosen, rejected, *reference, *lengths, extras=extras))))
 
     assert torch.autograd.gradcheck(costs, policy)
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
+def test_a_loss_declares_whether_its_costs_belong_to_single_pairs(name: str) -> None:
+    torch.manual_seed(2)
+    logps, order = _unweighted(random_record(8)), torch.randperm(8)
+    for loss in catalogue.pair_loss(name, PARAMETERS[name]):
+        follows = torch.allclose(loss(taken(logps, order)), loss(logps)[order])
+        assert follows is traits_of(catalogue.LOSSES[name]).per_pair
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
 def test_a_loss_declares_whether_a_pairs_cost_depends_on_those_beside_it(name: str) -> None:
     torch.manual_seed(2)
-    logps, order = random_record(8), torch.randperm(8)
+    logps = _unweighted(random_record(8))
     for loss in catalogue.pair_loss(name, PARAMETERS[name]):
-        together = loss(logps)
         alone = torch.cat([loss(taken(logps, place[None])) for place in torch.arange(8)])
-        assert torch.allclose(together, alone) is traits_of(catalogue.LOSSES[name]).per_pair
-        if traits_of(catalogue.LOSSES[name]).per_pair:
-            torch.testing.assert_close(loss(taken(logps, order)), together[order])
+        assert torch.allclose(loss(logps), alone) is traits_of(catalogue.LOSSES[name]).accumulates
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
@@ -105,7 +112,7 @@ def test_a_loss_declares_whether_its_gradient_depends_on_how_pairs_fall_into_mic
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_a_loss_declares_what_it_reads(name: str) -> None:
     torch.manual_seed(2)
-    logps, traits = random_record(8), traits_of(catalogue.LOSSES[name])
+    logps, traits = _suiting(name, random_record(8)), traits_of(catalogue.LOSSES[name])
     sums = replace(logps, chosen_tokens=None, rejected_tokens=None)
     for loss in catalogue.pair_loss(name, PARAMETERS[name]):
         if traits.tokens:
@@ -149,7 +156,7 @@ def test_a_loss_that_reads_lengths_refuses_a_record_without(name: str) -> None:
         catalogue.LOSSES[name](PairLogps(zero, zero, zero, zero), **PARAMETERS[name])
 
 
-@pytest.mark.parametrize("name", PARAMETERS)
+@pytest.mark.parametrize("name", [name for name in PARAMETERS if traits_of(catalogue.LOSSES[name]).per_pair])
 def test_a_pairs_cost_is_multiplied_by_its_weight(name: str) -> None:
     for loss in catalogue.pair_loss(name, PARAMETERS[name]):
         plain = loss(record(2.0, -1.0, probability=0.7, score=2.0)).item()
@@ -188,6 +195,19 @@ def test_a_weight_below_zero_is_refused() -> None:
     ours, _ = catalogue.pair_loss("sigmoid", {"beta": 0.1})
     with pytest.raises(ValueError, match=r"^weight must be at least 0, got -0\.5$"):
         ours(record(1.0, 0.0, weight=-0.5))
+
+
+@pytest.mark.parametrize("name", ["aot", "aot_unpaired"])
+def test_a_weight_is_refused_by_a_loss_whose_costs_belong_to_no_single_pair(name: str) -> None:
+    ours, _ = catalogue.pair_loss(name, PARAMETERS[name])
+    with pytest.raises(ValueError, match=r"^weight must be left out for a loss whose costs belong to no single pair"):
+        ours(record(1.0, 0.0, weight=2.0))
+    assert ours(record(1.0, 0.0, weight=math.nan)).shape == (1,)
+
+
+def _suiting(name: str, logps: PairLogps) -> PairLogps:
+    """The same pairs, with a weight only where the costs of the loss are those of single pairs."""
+    return logps if traits_of(catalogue.LOSSES[name]).per_pair else _unweighted(logps)
 
 
 def _unweighted(logps: PairLogps) -> PairLogps:

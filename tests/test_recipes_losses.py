@@ -106,7 +106,7 @@ def test_every_loss_says_what_the_page_shows() -> None:
         assert loss.summary.endswith((".", "?")), loss.name
         assert loss.formulas, loss.name
         assert loss.paragraphs, loss.name
-        assert loss.returns.startswith("Cost of each pair"), loss.name
+        assert loss.returns.startswith(("Cost of each pair", "Cost of each rank")), loss.name
         assert loss.source, loss.name
         assert all(loss.arguments.values()), loss.name
         assert set(loss.arguments) == set(parameters_of(loss.function)), loss.name

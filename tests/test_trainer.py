@@ -108,7 +108,8 @@ def test_nf4_trains_like_the_weights_it_stands_for(make: Make) -> None:
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_the_loss_and_its_gradient_equal_those_of_stock_trl(make: Make, loss: str, accumulation: int) -> None:
     ours = make(loss=loss, per_device_train_batch_size=8 // accumulation)
-    stock_loss = _with_stock_loss(make(loss=loss, per_device_train_batch_size=8 // accumulation), loss)
+    other = make(loss=loss, verify="off", per_device_train_batch_size=8 // accumulation)
+    stock_loss = _with_stock_loss(other, loss)
     for trainer in (ours, stock_loss):
         trainer.train()
     weights = [[p.detach() for p in trainer.model.parameters() if p.requires_grad] for trainer in (ours, stock_loss)]

@@ -18,7 +18,7 @@ from preftune.training.preparation import prepare
 from preftune.training.settings import TrainSettings
 from preftune.training.trainer import PairTrainer, build_trainer
 from tests import stock
-from tests.losses import PARAMETERS, record
+from tests.losses import PARAMETERS
 from tests.test_trainer import TRAIN
 
 Make = Callable[..., PairTrainer]
@@ -40,7 +40,20 @@ def make(chatml_model: Path, tmp_path: Path) -> Make:
 
 
 # `sigmoid` smooths labels here, which TRL's does not.
-NOT_IN_TRL = {"sigmoid", "soft", "odpo", "dpop", "rdpo", "cal_dpo", "ipo_sum", "simpo", "orpo", "cpo", "beta_dpo", "tdpo"}
+NOT_IN_TRL = {
+    "sigmoid",
+    "soft",
+    "odpo",
+    "dpop",
+    "rdpo",
+    "cal_dpo",
+    "ipo_sum",
+    "simpo",
+    "orpo",
+    "cpo",
+    "beta_dpo",
+    "tdpo",
+}
 
 
 @pytest.mark.parametrize("loss", [name for name in PARAMETERS if name not in ("soft", "odpo")])

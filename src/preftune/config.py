@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, Literal, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
-from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from preftune.data.settings import DataSettings
@@ -17,6 +17,12 @@ from preftune.runs.settings import LaunchSettings, RunSettings, SweepSettings, T
 from preftune.settings import SECRET, Settings, condition, did_you_mean, shown
 from preftune.training.loss_settings import LossSettings
 from preftune.training.settings import TrainSettings
+
+
+def _names_a_check(verify: object) -> object:
+    if not (isinstance(verify, str) and re.fullmatch(r"first_batch|every_[1-9]\d*|off", verify)):
+        raise ValueError(f"verify must be first_batch, every_<n> with a whole n above 0, or off, got {shown(verify)}")
+    return verify
 
 
 class Config(Settings):
@@ -46,7 +52,7 @@ class Config(Settings):
     method: Literal["dpo"]
     reference: Literal["base", "adapter"]
     engine: Literal["trl"]
-    verify: Annotated[str, Field(pattern=r"^(first_batch|every_[1-9]\d*|off)$")]
+    verify: Annotated[str, BeforeValidator(_names_a_check)]
     dry_run: bool
 
     @model_validator(mode="after")

@@ -120,7 +120,7 @@ class Objective:
 
     def costs(self, logps: PairLogps) -> dict[str, Tensor]:
         """Return the parts of that cost, each of shape `(B,)`: `loss`, and each term by its name."""
-        logps = replace(logps, running=self.running)
+        logps = replace(logps, running={**logps.running, **self.running})
         loss = torch.stack([m.weight * m.loss(_seen_by(m, logps), **m.parameters) for m in self._members()]).sum(dim=0)
         parts = {"loss": loss * rewards.wpo_weight(logps).to(loss) if self.formula.use_weighting else loss}
         for name, term in self.formula.terms.items():
@@ -130,18 +130,23 @@ class Objective:
 
     def from_scratch(self, logps: PairLogps) -> Tensor:
         """Return the cost of each pair by the independent losses, of shape `(B,)`, in float64."""
-        return scratch_objective.cost(self.formula, self.multipliers, replace(logps, running=self.running))
+        return scratch_objective.cost(
+            self.formula, self.multipliers, replace(logps, running={**logps.running, **self.running})
+        )
 
     def scores(self, logps: PairLogps) -> dict[str, Tensor]:
         """Return what each term measures, before weight and limit, of shape `(B,)`."""
         return {name: term.score(logps, **term.parameters) for name, term in self.formula.terms.items()}
 
     def observe(self, logps: PairLogps) -> None:
-        """Take note of the pairs of a micro-batch that trains."""
-        self._seen.append(logps)
+        """Take note of the pairs of a micro-batch that trains, where something moves by them."""
+        if self.traits.running or any(term.rate for term in self.formula.terms.values()):
+            self._seen.append(logps)
 
     def advance(self) -> None:
         """Move multipliers and running averages by the pairs observed since the last step."""
+        if not self._seen:
+            return
         seen, self._seen = PairLogps.concatenate(self._seen), []
         margin = seen.margin().double().mean().item()
         self.running = {"margin": _MOMENTUM * self.running.get("margin", margin) + (1 - _MOMENTUM) * margin}

@@ -89,7 +89,7 @@ def aot_unpaired(logps: PairLogps, *, beta: float, label_smoothing: float = 0.0)
     return _logistic(beta * (chosen - rejected), label_smoothing)
 
 
-@declares(per_pair=False, accumulates=False)
+@declares(accumulates=False)
 def sft(logps: PairLogps) -> Tensor:
     r"""Supervised fine-tuning on chosen: the mean over the batch is the mean over the batch's chosen tokens.
 
@@ -120,7 +120,7 @@ def sft(logps: PairLogps) -> Tensor:
     return -logps.policy_chosen * len(chosen_lengths) / chosen_lengths.sum()
 
 
-@declares(per_pair=False, accumulates=False, running=("margin",))
+@declares(accumulates=False, running=("margin",))
 def beta_dpo(logps: PairLogps, *, beta: float, alpha: float) -> Tensor:
     r"""DPO whose beta follows the batch: larger where its margins are wider than those of the steps before.
 

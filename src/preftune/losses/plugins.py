@@ -4,8 +4,9 @@
 2. On ordinary pairs, on one alone, at the start and at log-ratios of +-1e4 nats it gives one finite cost a pair, with
    a finite gradient that reaches the policy's log-probabilities and nothing else, and leaves its inputs as they are.
 3. Called again it gives the same costs.
-4. A pair costs the same in any order of the pairs and beside any others, unless the loss declares `per_pair=False`.
-5. Halves of a batch give the gradient of the whole, unless it declares `accumulates=False`.
+4. A pair costs the same in any order of the pairs, unless the loss declares `per_pair=False`.
+5. It costs the same beside any others, and halves of a batch give the gradient of the whole, unless the loss declares
+   `accumulates=False`.
 """
 
 import inspect
@@ -136,14 +137,14 @@ class _Battery:
             return [str(fault)]
         faults = []
         if traits.per_pair:
-            faults += self._unequal(whole, permuted, "give a pair the same cost in any order of the pairs")
-            faults = faults or self._unequal(whole, torch.cat(halves), "give a pair the same cost beside any others")
-            faults = [f"{fault}; or declare per_pair=False" for fault in faults]
+            found = self._unequal(whole, permuted, "give a pair the same cost in any order of the pairs")
+            faults += [f"{fault}; or declare per_pair=False" for fault in found]
         if traits.accumulates:
+            found = self._unequal(whole, torch.cat(halves), "give a pair the same cost beside any others")
             gradient = torch.cat([each.sum(1) for each in self._gradients(whole.mean(), pairs)])
             parts = sum(half.mean() for half in halves) / len(halves)
             by_halves = torch.cat([each.sum(1) for each in self._gradients(torch.as_tensor(parts), pairs)])
-            found = self._unequal(gradient, by_halves, "give halves of a batch the gradient of the whole")
+            found = found or self._unequal(gradient, by_halves, "give halves of a batch the gradient of the whole")
             faults += [f"{fault}; or declare accumulates=False" for fault in found]
         return faults
 

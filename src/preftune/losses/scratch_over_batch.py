@@ -36,7 +36,8 @@ def beta_dpo(logps: PairLogps, *, beta: float, alpha: float) -> Tensor:
     batch_mean = math.fsum(rewards) / len(rewards)
     usual = beta * logps.running["margin"] if "margin" in logps.running else batch_mean
     of_batch = max(beta + alpha * beta * (batch_mean - usual), 0.001 * beta)
-    return torch.log1p(torch.exp(-(of_batch * (chosen - rejected)).abs())) + torch.relu(of_batch * (rejected - chosen))
+    height = of_batch * (rejected - chosen)
+    return torch.logaddexp(torch.zeros_like(height), height)
 
 
 def _in_order(numbers: Tensor) -> Tensor:

@@ -13,9 +13,9 @@ class Traits:
     """What holds of a loss, or of a penalty term.
 
     Attributes:
-        per_pair: Permuting the pairs permutes the costs: no cost depends on which pairs stand beside its own.
-        accumulates: The gradient of a batch is the mean of the gradients of its halves, so that a step does not
-            depend on how its pairs fall into micro-batches.
+        per_pair: Permuting the pairs permutes the costs: each cost is that of one pair.
+        accumulates: A pair costs the same beside any others, so that the gradient of a batch is the mean of those of
+            its halves, and a step does not depend on how its pairs fall into micro-batches.
         tokens: What is read at each token: `logps` (policy and reference), `collision`, `kl`; see `TokenLogps`.
         running: Averages over the steps so far that are read, by name: `margin`.
     """

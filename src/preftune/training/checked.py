@@ -77,21 +77,25 @@ class CheckedTraining(PolicyAndReference):
         self.console.print(Text(self.verified.describe()))
         return loss
 
-    def keep_for_check(self, logps: PairLogps, loss: Tensor, stock: Tensor | None, tokens: Tensor) -> None:
+    def keep_for_check(
+        self, logps: PairLogps, loss: Tensor, stock: Tensor | None, tokens: Tensor, completion_mask: Tensor
+    ) -> None:
         """Keep what a micro-batch came to, before its backward pass, where its check is due.
 
         Args:
             logps: The record.
             loss: Its mean cost.
             stock: The same by TRL on the same forward pass; None where TRL has no such loss.
-            tokens: The log-probabilities of tokens from which both were computed.
+            tokens: The log-probabilities of tokens from which both were computed, of shape `(2 B, T - 1)`.
+            completion_mask: 1 where a token belongs to the completion, of shape `(2 B, T)`.
         """
         if not self._is_due or self._kept is not None:
             return
         self._kept = verification.Trained(logps.detach(), loss.item())
         if stock is not None:
             ours, theirs = (torch.autograd.grad(each, tokens, retain_graph=True)[0] for each in (loss, stock))
-            apart = ((ours - theirs).abs().max() / ours.abs().max().clamp(min=1e-12)).item()
+            largest = ours.abs().max().clamp(min=1e-12)
+            apart = (((ours - theirs) * completion_mask[:, 1:]).abs().max() / largest).item()
             self._kept = replace(self._kept, trl=stock.item(), trl_slopes=apart)
 
     def _compared(self, batch: dict[str, Tensor]) -> verification.Verified:

@@ -178,7 +178,8 @@ class PairTrainer(CheckedTraining, DPOTrainer):
         if split == "train":
             self._before_update(logps.detach(), losses.detach(), inputs)
             stock = self._stock_loss(logps, passes, inputs)
-            self.keep_for_check(logps, losses.mean(), stock, passes[0].outputs.log_probs)
+            tokens = passes[0].outputs.log_probs
+            self.keep_for_check(logps, losses.mean(), stock, tokens, inputs["completion_mask"])
         else:
             self._evaluated.append(logps.detach())
             self._refuse_not_finite(losses, inputs, "eval")
