@@ -37,18 +37,18 @@ def train(run: config.Config, directory: RunDirectory, tracker: Tracker) -> None
     from preftune.evaluating.answers import measure_answers
     from preftune.models.policy import save_policy
     from preftune.reporting import pairs, plan, summary, terminal
+    from preftune.training.methods import build_trainer
     from preftune.training.preparation import prepare
-    from preftune.training.trainer import build_trainer
 
     seconds = Stages()
     with seconds("data"):
-        prepared = prepare(run.model, run.data, run.adapter, run.train, run.seed)
+        prepared = prepare(run.model, run.data, run.adapter, run.train, run.seed, run.method)
         directory.write_inputs(prepared.manifest(), pairs.report_run(prepared, run.train, run.seed, run.loss.reads))
     places = [("results", str(directory.path)), ("tracked", tracker.describe())]
     terminal.print_plan(plan.plan_lines(prepared, run.model, run.loss, run.reference, run.engine) + places)
     if run.dry_run:
         return
-    trainer = build_trainer(prepared, run.train, run.loss, run.reference, run.seed, directory.path)
+    trainer = build_trainer(run.method, prepared, run.train, run.loss, run.reference, run.seed, directory.path)
     trainer.report_to(directory.progress, directory.log, tracker.log)
     with seconds("evaluate"):
         verified = trainer.verify_first_batch() if run.verify == "first_batch" else None

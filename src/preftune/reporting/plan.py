@@ -15,7 +15,7 @@ _REFERENCES = {
     "base": "base: the model without what is trained",
     "adapter": "adapter: the adapter as it was loaded, frozen",
 }
-_ENGINES = {"trl": "trl: the stock DPOTrainer's forward pass"}
+_ENGINES = {"trl": "trl: the stock trainer's forward pass"}
 
 
 def plan_lines(
@@ -42,9 +42,9 @@ def plan_lines(
 
 def steps_line(steps: Steps) -> str:
     """Return how many steps there are, and what one holds."""
-    batch = f"{steps.batch} pairs a step in {steps.accumulation} micro-batches"
+    batch = f"{steps.batch} {steps.unit} a step in {steps.accumulation} micro-batches"
     if steps.pairs is not None and steps.batch > steps.pairs:
-        batch = f"all {steps.pairs} pairs a step, fewer than train.global_batch_size={steps.batch}"
+        batch = f"all {steps.pairs} {steps.unit} a step, fewer than train.global_batch_size={steps.batch}"
     return f"{steps.steps}, of which {steps.warmup_steps} warm up; {batch}"
 
 

@@ -18,7 +18,7 @@ from preftune.pairs import Message
 from preftune.tokens.encoding import control_tokens
 from preftune.tokens.tokenization import TokenizedPairs, token_stream, tokenize_splits
 from preftune.training.settings import TrainSettings
-from preftune.training.steps import Steps, count_steps
+from preftune.training.steps import UNITS, Steps, count_steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +65,7 @@ def prepare(
     adapter: LowRankSettings | FullSettings,
     train: TrainSettings,
     seed: int,
+    method: str = "dpo",
 ) -> Prepared:
     """Load and check everything; nothing is trained.
 
@@ -85,7 +86,8 @@ def prepare(
             on_bad_row=data.on_bad_row,
             seed=seed,
         )
-    steps = count_steps(train, None if stream else len(rows.rows))
+    unit, each = UNITS[method]
+    steps = count_steps(train, None if stream else each * len(rows.rows), unit=unit)
     with Console().status(f"loading the weights of {source.location}"):
         policy = load_policy(model, adapter, source, seed=seed)
     return Prepared(source, chat, pairs, rows, held_out, policy, steps, stream)

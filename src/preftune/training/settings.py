@@ -17,8 +17,10 @@ class LossRecord(Settings):
 
     Attributes:
         reads: Numbers of a pair that the loss reads; each also reads `weight`, by which its cost is multiplied.
+        method: The `method` of runs that it belongs to.
     """
 
+    method: ClassVar[str] = "dpo"
     reads: ClassVar[tuple[str, ...]] = ("weight",)
 
     @property
@@ -122,6 +124,23 @@ class CpoSettings(LossRecord):
     nll_weight: NotNegative
 
 
+class KtoSettings(LossRecord):
+    """KTO: single answers, each desirable or not."""
+
+    method = "kto"
+    reads = ()
+    name: Literal["kto"]
+    beta: Beta
+    desirable_weight: NotNegative
+    undesirable_weight: NotNegative
+
+    @model_validator(mode="after")
+    def _something_trains(self) -> "KtoSettings":
+        if self.desirable_weight == self.undesirable_weight == 0:
+            raise ValueError("loss.desirable_weight must be above 0 where loss.undesirable_weight is 0, got 0.0")
+        return self
+
+
 LossSettings = Annotated[
     SigmoidSettings
     | MarginSettings
@@ -134,7 +153,8 @@ LossSettings = Annotated[
     | RdpoSettings
     | SimpoSettings
     | OrpoSettings
-    | CpoSettings,
+    | CpoSettings
+    | KtoSettings,
     Field(discriminator="name"),
 ]
 
@@ -150,7 +170,8 @@ class TrainSettings(Settings):
     """How long and how fast to train.
 
     Attributes:
-        global_batch_size: Pairs in one optimizer step, over all devices; accumulation follows from it.
+        global_batch_size: Pairs in one optimizer step, or single answers for `method=kto`, over all devices;
+            accumulation follows from it.
         dpo: Every other key, which is `trl.DPOConfig`'s own and passes through.
     """
 
@@ -171,7 +192,7 @@ class TrainSettings(Settings):
 
     @property
     def micro_batch(self) -> int:
-        """Pairs held at once on one device. TRL's default is 8."""
+        """Pairs, or single answers for `method=kto`, held at once on one device. TRL's default is 8."""
         return self.dpo.get("per_device_train_batch_size", 8)  # type: ignore[no-any-return]
 
     @model_serializer

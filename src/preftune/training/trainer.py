@@ -1,4 +1,4 @@
-"""TRL's DPOTrainer with the loss from outside: the only file that imports `trl`.
+"""TRL's DPOTrainer with the loss from outside: with `kto.py` the only file that imports `trl`.
 
 The stock trainer does the forward pass and its own metrics; this one takes the log-probabilities on their way
 through, with those of the reference, and lets the run's own loss decide what is trained.
@@ -7,13 +7,11 @@ through, with those of the reference, and lets the run's own loss decide what is
 import copy
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
 from peft import PeftModel
 from rich.console import Console
 from torch import Tensor, nn
@@ -24,11 +22,12 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 from preftune.losses.catalogue import PairLoss
 from preftune.losses.catalogue import pair_loss as losses
 from preftune.losses.logps import PairLogps
-from preftune.refusals import Refusal, RunFailed
+from preftune.refusals import Refusal
 from preftune.training import extras, metrics, verification
-from preftune.training.callbacks import GradientGuard, OnStep, ProgressBars, Reporter, Sink, not_finite
+from preftune.training.callbacks import GradientGuard, ProgressBars
 from preftune.training.preparation import Prepared
 from preftune.training.settings import LossSettings, TrainSettings
+from preftune.training.sides import Sides
 from preftune.training.steps import Steps
 
 
@@ -57,7 +56,7 @@ def build_trainer(
     extras.refuse_unfit(prepared, loss, pair_loss)
     return PairTrainer(
         prepared,
-        _arguments(train, prepared.steps, directory, beta=loss.reward_scale, seed=seed),
+        trl_arguments(DPOConfig, train, prepared.steps, directory, beta=loss.reward_scale, seed=seed),
         pair_loss=extras.failing_plainly(pair_loss),
         from_scratch=from_scratch,
         reference=reference,
@@ -65,14 +64,21 @@ def build_trainer(
     )
 
 
-def _arguments(train: TrainSettings, steps: Steps, directory: Path, *, beta: float, seed: int) -> DPOConfig:
+def trl_arguments(
+    config: type[Any], train: TrainSettings, steps: Steps, directory: Path, *, seed: int, **parameters: float
+) -> Any:
+    """Return TRL's own settings: a `config` of what `train` passes through, the loss's `parameters`, and ours.
+
+    Raises:
+        Refusal: TRL does not take them on this machine.
+    """
     has_cuda = torch.cuda.is_available()
     try:
-        arguments = DPOConfig(
+        arguments = config(
             **{"dataloader_pin_memory": has_cuda, **train.dpo},
+            **parameters,
             output_dir=str(directory),
             use_cpu=not has_cuda,
-            beta=beta,
             seed=seed,
             data_seed=seed,
             gradient_accumulation_steps=steps.accumulation,
@@ -83,13 +89,13 @@ def _arguments(train: TrainSettings, steps: Steps, directory: Path, *, beta: flo
             disable_tqdm=True,
         )
     except (ValueError, ImportError) as error:
-        raise Refusal(f"train must hold what trl.DPOConfig takes on this machine, got: {error}") from error
+        raise Refusal(f"train must hold what trl.{config.__name__} takes on this machine, got: {error}") from error
     if "LOCAL_RANK" not in os.environ and arguments.n_gpu > 1:
         arguments._n_gpu = 1  # one process drives one device; more would wrap the model in DataParallel
     return arguments
 
 
-class PairTrainer(DPOTrainer):
+class PairTrainer(Sides, DPOTrainer):
     """Trains a policy on pairs with any `PairLoss`."""
 
     def __init__(
@@ -123,7 +129,7 @@ class PairTrainer(DPOTrainer):
             policy.delete_adapter("ref")
         self.precompute_ref_logps = True  # the stock loss reads the reference from the batch: compute_loss puts it
         self.pair_loss, self.from_scratch = pair_loss, from_scratch
-        self.starts_at_reference = not is_adapter or reference == "adapter" or _is_zero(policy)
+        self.starts_at_reference = not is_adapter or reference == "adapter" or adds_nothing(policy)
         self.pairs = {"train": prepared.pairs.stream or prepared.pairs.train, "eval": prepared.pairs.held_out}
         self.extras = {split: extras.Extras(pairs.extras(), reads) for split, pairs in self.pairs.items()}
         self.seconds_in_reference = 0.0
@@ -137,13 +143,6 @@ class PairTrainer(DPOTrainer):
         self.remove_callback(PrinterCallback)
         self.add_callback(GradientGuard(lambda: self._origins("train", self._rows_of_step)))
         self.add_callback(ProgressBars(Console()))
-
-    def report_to(self, on_step: OnStep, *sinks: Sink) -> None:
-        """Tell `on_step` after each optimizer step how many are done, of how many; hand each log event to `sinks`."""
-        self.add_callback(Reporter(on_step, sinks))
-
-    def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
-        return dataset  # the rows are token ids already, each of them checked
 
     def compute_loss(
         self,
@@ -192,45 +191,6 @@ class PairTrainer(DPOTrainer):
         self.seconds_in_reference = 0.0
         return verification.compare(trained, ours, self.pair_loss, self.from_scratch, self.model.dtype)
 
-    def totals(self) -> metrics.Totals:
-        """Return what was counted; for after training."""
-        return metrics.Totals(
-            loss_first=torch.cat(self.first_losses).double().mean().item(),
-            loss_last=torch.cat(self._losses_of_step).double().mean().item(),
-            steps=self.state.global_step,
-            pairs=self.pairs_seen,
-            tokens=self.tokens_seen,
-            seconds_in_reference=self.seconds_in_reference,
-        )
-
-    @contextmanager
-    def acting_as_policy(self) -> Iterator[nn.Module]:
-        """Yield the model that stands for the policy."""
-        yield self.accelerator.unwrap_model(self.model)
-
-    @contextmanager
-    def acting_as_reference(self) -> Iterator[nn.Module]:
-        """Yield the model that stands for the reference, with its adapter state set for the while."""
-        policy = self.accelerator.unwrap_model(self.model)
-        if self.ref_model is not None:
-            yield self.ref_model
-        elif "ref" in policy.peft_config:
-            policy.set_adapter("ref")
-            try:
-                yield policy
-            finally:
-                policy.set_adapter("default")
-        else:
-            with policy.disable_adapter():
-                yield policy
-
-    def _policy_logits(self, ids: Tensor) -> Tensor:
-        return self.model(input_ids=ids, use_cache=False).logits  # type: ignore[no-any-return]
-
-    def _reference_logits(self, ids: Tensor) -> Tensor:
-        with self.acting_as_reference() as reference:
-            return reference(input_ids=ids, use_cache=False).logits  # type: ignore[no-any-return]
-
     def _score(self, model: nn.Module, inputs: dict[str, Tensor]) -> PairLogps:
         carried = self.extras["train" if self.model.training else "eval"].of(inputs["row"])
         inputs = {name: value for name, value in inputs.items() if name != "row"}
@@ -261,15 +221,6 @@ class PairTrainer(DPOTrainer):
         for name, value in metrics.pair_metrics(logps.detach()).items():
             self._metrics["train"][name].append(value)
 
-    def _refuse_not_finite(self, losses: Tensor, inputs: dict[str, Tensor], split: str) -> None:
-        bad = ~torch.isfinite(losses)
-        if bool(bad.any()):
-            rows = self._origins(split, inputs["row"][bad].tolist())
-            raise RunFailed(not_finite("loss", self.state.global_step + 1, rows))
-
-    def _origins(self, split: str, places: list[int]) -> list[str]:
-        return [self.pairs[split].origin(place) for place in places]
-
 
 class _Collator:
     """TRL's collator, with the rows' places beside its tensors."""
@@ -289,6 +240,6 @@ def _recording(model: nn.Module, outputs: list[Any]) -> Callable[..., Any]:
     return forward
 
 
-def _is_zero(policy: PeftModel) -> bool:
+def adds_nothing(policy: PeftModel) -> bool:
     """True where the adapter adds nothing yet: every lora_B is zero, as in a fresh one."""
     return all(not p.any() for name, p in policy.named_parameters() if ".lora_B.default." in name)
