@@ -1,5 +1,6 @@
 """The plan that is printed before the first step: what the run is about to do, in a dozen lines."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -7,6 +8,7 @@ import torch
 from preftune.data.ledger import SplitLedger
 from preftune.models.policy import count_parameters
 from preftune.models.settings import ModelSettings
+from preftune.tokens.answers import TokenizedAnswers
 from preftune.training.preparation import Prepared
 from preftune.training.settings import LossSettings
 from preftune.training.steps import Steps
@@ -23,6 +25,7 @@ def plan_lines(
 ) -> list[tuple[str, str]]:
     """Return the lines of the plan as name and value."""
     quantization = f", {model.quantization}" if model.quantization else ""
+    kind = "answers" if prepared.labelled else "pairs"
     parameters = loss.model_dump(exclude={"name"})
     return [
         ("model", f"{_short(prepared.source.location)}, {model.dtype}{quantization}"),
@@ -30,13 +33,32 @@ def plan_lines(
         ("device", _device()),
         ("turns end in", f"{prepared.chat.end_of_turn}; padding is {prepared.chat.tokenizer.pad_token}"),
         *(("note", note) for note in prepared.chat.notes),
-        ("train pairs", "streamed, as they come" if prepared.stream else account(prepared.pairs.ledger.train)),
+        (f"train {kind}", "streamed, as they come" if prepared.stream else account(prepared.pairs.ledger.train)),
         *(("rows read as", dialect) for dialect in sorted(set(prepared.pairs.ledger.train.dialect.values()))),
-        ("held-out pairs", account(prepared.pairs.ledger.held_out)),
+        (f"held-out {kind}", account(prepared.pairs.ledger.held_out)),
+        *labels_lines(prepared.answers, parameters),
         ("steps", steps_line(prepared.steps)),
         ("loss", ", ".join([loss.name, *(f"{key} {value:g}" for key, value in parameters.items())])),
         ("reference", _REFERENCES[reference]),
         ("engine", _ENGINES[engine]),
+    ]
+
+
+def labels_lines(answers: Mapping[str, TokenizedAnswers], parameters: Mapping[str, float]) -> list[tuple[str, str]]:
+    """Return how many answers are to be made more and less likely, and what their weights make of that."""
+    if not answers:
+        return []
+    desirable = int(answers["train"].desirable.sum())
+    undesirable = len(answers["train"]) - desirable
+    said = f"{desirable:,} desirable, {undesirable:,} undesirable"
+    if not desirable or not undesirable:
+        return [("labels", f"{said}; with one label alone there is nothing to tell apart")]
+    heavier = parameters["desirable_weight"] * desirable
+    lighter = parameters["undesirable_weight"] * undesirable
+    if lighter <= heavier <= 4 / 3 * lighter or desirable == undesirable:
+        return [("labels", said)]
+    return [
+        ("labels", f"{said}; weighted {heavier:,g} to {lighter:,g}, of which the paper keeps the ratio in 1 to 4/3")
     ]
 
 

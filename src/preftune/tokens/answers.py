@@ -1,5 +1,6 @@
 """Single answers as token ids, each desirable or not, and the answers of other prompts that stand in for theirs."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -8,9 +9,14 @@ from typing import Any
 import datasets
 import numpy as np
 
+from preftune.data.answers import AnswerTable
+from preftune.data.ledger import SplitLedger
 from preftune.data.store import Numbers
+from preftune.models.tokenizer import ChatTokenizer
+from preftune.pairs import PreferencePair
 from preftune.refusals import Refusal
-from preftune.tokens.tokenization import TokenizedPairs
+from preftune.tokens.encoding import Encoder
+from preftune.tokens.tokenization import BATCH, OnBadRow, Overlong, TokenizedPairs
 
 Ids = list[int]
 
@@ -23,6 +29,7 @@ class TokenizedAnswers:
         desirable: Whether the answer is one to make more likely, of shape `(answers,)`.
         prompts: A number for the prompt of each answer, the same for prompts that differ in case or white space
             alone, of shape `(answers,)`.
+        places: The place of each in what was tokenised, of shape `(answers,)`; of pairs, that of the pair.
         ids: Gives prompt and answer of those at some places.
         origin: Says where the answer at a place came from.
         paired: True where the answers at 2i and 2i + 1 are the chosen and the rejected of one pair.
@@ -30,6 +37,7 @@ class TokenizedAnswers:
 
     desirable: Numbers
     prompts: Numbers
+    places: Numbers
     ids: Callable[[Sequence[int]], list[tuple[Ids, Ids]]]
     origin: Callable[[int], str]
     paired: bool
@@ -63,9 +71,55 @@ def unpaired(pairs: TokenizedPairs) -> TokenizedAnswers:
     return TokenizedAnswers(
         desirable=np.arange(2 * len(places)) % 2 == 0,
         prompts=np.repeat(prompts, 2),
+        places=np.repeat(places, 2),
         ids=partial(_ids_of_pairs, pairs.rows),
         origin=lambda place: f"{pairs.pairs.origin(int(places[place // 2]))} ({'rejected' if place % 2 else 'chosen'})",
         paired=True,
+    )
+
+
+def tokenize_answers(
+    answers: AnswerTable,
+    chat: ChatTokenizer,
+    account: SplitLedger,
+    *,
+    max_length: int | None,
+    overlong: Overlong,
+    on_bad_row: OnBadRow,
+) -> TokenizedAnswers:
+    """Render and tokenise answers, each alone, and enter what was dropped or cut into `account`.
+
+    Raises:
+        Refusal: As `tokenization.tokenize` does, or no answer is left.
+    """
+    encoder = Encoder(chat)
+    columns: dict[str, list[Any]] = {"prompt": [], "answer": [], "place": []}
+    for start in range(0, len(answers), BATCH):
+        some = answers[start : start + BATCH]
+        alone = [PreferencePair(answer.prompt, answer.text, answer.text, answer.origin) for answer in some]
+        for place, ids in enumerate(encoder.pairs(alone), start):
+            origin = answers[place].origin
+            if isinstance(ids, str) and on_bad_row == "stop":
+                raise Refusal(f"{origin}: {ids}; data.on_bad_row=drop leaves such answers out")
+            if isinstance(ids, str):
+                account.drop(f"wrong: {re.split(', (?:got|but) ', ids)[0]}", 1)
+            elif settled := _settled(origin, ids[0], ids[1], max_length, overlong, account):
+                for column, value in zip(columns.values(), (*settled, place), strict=True):
+                    column.append(value)
+    if not columns["place"]:
+        raise Refusal(
+            f"{account.source} must keep at least one answer, got none of {len(answers)} that train.max_length="
+            f"{max_length} and the template leave; raise it, or set data.overlong=cut"
+        )
+    places = np.array(columns.pop("place"))
+    _, prompts = np.unique(answers.numbers("prompt")[places], return_inverse=True)
+    return TokenizedAnswers(
+        desirable=np.array([answers[place].desirable for place in places]),
+        prompts=prompts,
+        places=places,
+        ids=partial(_ids_of_answers, datasets.Dataset.from_dict(columns)),
+        origin=lambda place: str(answers[places[place]].origin),
+        paired=False,
     )
 
 
@@ -108,6 +162,30 @@ def _ids_of_pairs(pairs: datasets.Dataset, places: Sequence[int]) -> list[tuple[
     rows = pairs[[place // 2 for place in places]]
     sides = [rows["rejected_ids" if place % 2 else "chosen_ids"][n] for n, place in enumerate(places)]
     return list(zip(rows["prompt_ids"], sides, strict=True))
+
+
+def _ids_of_answers(answers: datasets.Dataset, places: Sequence[int]) -> list[tuple[Ids, Ids]]:
+    rows = answers[list(places)]
+    return list(zip(rows["prompt"], rows["answer"], strict=True))
+
+
+def _settled(
+    origin: str, prompt: Ids, answer: Ids, limit: int | None, overlong: Overlong, account: SplitLedger
+) -> tuple[Ids, Ids] | None:
+    """Return the ids at a length that fits; None for an answer that is dropped, which `account` counts."""
+    length = len(prompt) + len(answer)
+    if limit is None or length <= limit:
+        return prompt, answer
+    if overlong == "stop":
+        raise Refusal(
+            f"{origin}: prompt and answer must have at most train.max_length={limit} tokens, got {length}; raise it, "
+            "or set data.overlong to drop or cut"
+        )
+    if overlong == "cut" and len(prompt) < limit:
+        account.truncated += 1
+        return prompt, answer[: limit - len(prompt)]
+    account.drop(f"longer than {limit} tokens" if overlong == "drop" else f"prompt fills {limit} tokens", 1)
+    return None
 
 
 def _rows(

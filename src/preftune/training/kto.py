@@ -20,7 +20,6 @@ from trl.trainer.kto_trainer import DataCollatorForUnpairedPreference
 
 from preftune.losses import kto, scratch_kto
 from preftune.losses.answers import AnswerLogps
-from preftune.tokens.answers import TokenizedAnswers, unpaired
 from preftune.training import kto_verification, metrics, verification
 from preftune.training.callbacks import GradientGuard, ProgressBars
 from preftune.training.kto_verification import AnswerLoss
@@ -38,10 +37,10 @@ def build_trainer(
     seed: int,
     directory: Path,
 ) -> "AnswerTrainer":
-    """Set up training of both answers of what was prepared, each alone.
+    """Set up training of the answers that were prepared, each alone.
 
     Args:
-        prepared: Pairs, policy, tokenizer, steps.
+        prepared: Answers, policy, tokenizer, steps.
         train: Batches, epochs, and TRL's own settings.
         loss: The loss of single answers, with its parameters.
         reference: `base` (the model without adapter) or `adapter` (the adapter as it was loaded).
@@ -54,7 +53,6 @@ def build_trainer(
     parameters = loss.model_dump(exclude={"name"})
     return AnswerTrainer(
         prepared,
-        {"train": unpaired(prepared.rows), "eval": unpaired(prepared.held_out)},
         trl_arguments(KTOConfig, train, prepared.steps, directory, seed=seed, **parameters),
         answer_loss=partial(kto.kto, **parameters),
         from_scratch=partial(scratch_kto.kto, **parameters),
@@ -68,7 +66,6 @@ class AnswerTrainer(Sides, KTOTrainer):
     def __init__(
         self,
         prepared: Prepared,
-        answers: dict[str, TokenizedAnswers],
         arguments: KTOConfig,
         *,
         answer_loss: AnswerLoss,
@@ -76,7 +73,7 @@ class AnswerTrainer(Sides, KTOTrainer):
         reference: str,
     ) -> None:
         """Set up the stock trainer; `build_trainer` says what the arguments are."""
-        policy, chat = prepared.policy, prepared.chat
+        policy, chat, answers = prepared.policy, prepared.chat, prepared.answers
         trained = {name: p.detach().clone() for name, p in policy.named_parameters() if p.requires_grad}
         is_adapter = isinstance(policy, PeftModel)
         super().__init__(

@@ -70,11 +70,11 @@ def answer_metrics(logps: AnswerLogps, beta: float, *, paired: bool) -> dict[str
     Args:
         logps: Log-probabilities of the answers; where `paired`, chosen and rejected of each pair in turn.
         beta: Reward for a nat of log-ratio.
-        paired: Whether there are pairs to measure: margins and accuracies are of pairs, and left out without.
+        paired: Whether there are pairs to measure: accuracies and the margin of log-ratios are of pairs alone.
 
     Returns:
         As `pair_metrics` and `reward_metrics`; without pairs what is of chosen (desirable) or rejected answers alone,
-        as far as there are such. `kl`: mean log-ratio of the mismatched answers, in nats, at least 0.
+        as far as there are such, and as `rewards/margins` the difference of their means. `kl`: mean log-ratio of the mismatched answers, in nats, at least 0.
     """
     shift = {"kl": logps.mismatched_logratio().mean().clamp(min=0).item()}
     if paired:
@@ -88,6 +88,8 @@ def answer_metrics(logps: AnswerLogps, beta: float, *, paired: bool) -> dict[str
             found[f"rewards/{name}"] = beta * logps.logratio()[side].mean().item()
             found[f"logps/{name}"] = logps.policy[side].mean().item()
             found[f"logps/{name}_per_token"] = _per_token(logps.policy[side], logps.lengths[side])
+    if {"rewards/chosen", "rewards/rejected"} <= found.keys():
+        found["rewards/margins"] = found["rewards/chosen"] - found["rewards/rejected"]
     return found
 
 

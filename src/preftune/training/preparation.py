@@ -1,24 +1,28 @@
 """From settings to everything that a training needs: pairs as token ids, the policy, the steps."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from datasets import IterableDataset
+from datasets import Dataset, IterableDataset
 from peft import PeftModel
 from rich.console import Console
 from transformers import PreTrainedModel
 
+from preftune.data.answers import PreparedAnswers, load_answers, recognised
 from preftune.data.loading import PreparedPairs, load_pairs
 from preftune.data.settings import DataSettings
+from preftune.data.table import PairTable
 from preftune.models.policy import load_policy
 from preftune.models.settings import FullSettings, LowRankSettings, ModelSettings
 from preftune.models.source import ModelSource, locate
 from preftune.models.tokenizer import ChatTokenizer, load_tokenizer
 from preftune.pairs import Message
+from preftune.tokens.answers import TokenizedAnswers, tokenize_answers, unpaired
 from preftune.tokens.encoding import control_tokens
 from preftune.tokens.tokenization import TokenizedPairs, token_stream, tokenize_splits
 from preftune.training.settings import TrainSettings
-from preftune.training.steps import UNITS, Steps, count_steps
+from preftune.training.steps import Steps, count_steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,8 @@ class Prepared:
         policy: The model, with the adapter that trains.
         steps: How many steps the rows come to.
         stream: Where the data are streamed, the pairs to train on, as ids; `rows` is then a sample of them.
+        labelled: Where labelled answers are trained on as they are, these; there are then no pairs.
+        answers: Where answers are trained on each alone, these, as ids, under `train` and `eval`.
     """
 
     source: ModelSource
@@ -44,9 +50,13 @@ class Prepared:
     policy: PreTrainedModel | PeftModel
     steps: Steps
     stream: IterableDataset | None = None
+    labelled: PreparedAnswers | None = None
+    answers: Mapping[str, TokenizedAnswers] = field(default_factory=dict)
 
     def held_out_prompts(self) -> list[tuple[Message, ...]]:
-        """Return the prompts of the pairs that are evaluated on."""
+        """Return the prompts of what is evaluated on."""
+        if self.labelled is not None:
+            return [self.labelled.held_out[place].prompt for place in self.answers["eval"].places]
         return [pair.prompt for pair in self.pairs.held_out.only(self.held_out.rows["row"][:])]
 
     def manifest(self) -> dict[str, Any]:
@@ -74,6 +84,8 @@ def prepare(
     """
     source = locate(model)
     chat = load_tokenizer(model, source)
+    if method == "kto" and (found := recognised(data)).dialect == "labelled":
+        return _prepare_labelled(model, found, adapter, train, seed, source, chat)
     pairs = load_pairs(data, control_tokens(chat))
     rows, held_out = tokenize_splits(pairs, chat, train.max_length, data.overlong, data.on_bad_row)
     stream = None
@@ -86,8 +98,45 @@ def prepare(
             on_bad_row=data.on_bad_row,
             seed=seed,
         )
-    unit, each = UNITS[method]
-    steps = count_steps(train, None if stream else each * len(rows.rows), unit=unit)
+    answers = {"train": unpaired(rows), "eval": unpaired(held_out)} if method == "kto" else {}
+    steps = _steps(train, None if stream else len(rows.rows), answers)
+    policy = _policy(model, adapter, source, seed)
+    return Prepared(source, chat, pairs, rows, held_out, policy, steps, stream, answers=answers)
+
+
+def _prepare_labelled(
+    model: ModelSettings,
+    data: DataSettings,
+    adapter: LowRankSettings | FullSettings,
+    train: TrainSettings,
+    seed: int,
+    source: ModelSource,
+    chat: ChatTokenizer,
+) -> Prepared:
+    labelled = load_answers(data, control_tokens(chat))
+    tables = {"train": (labelled.train, labelled.ledger.train), "eval": (labelled.held_out, labelled.ledger.held_out)}
+    answers = {
+        split: tokenize_answers(
+            table, chat, account, max_length=train.max_length, overlong=data.overlong, on_bad_row=data.on_bad_row
+        )
+        for split, (table, account) in tables.items()
+    }
+    nothing = PairTable([])
+    pairs = PreparedPairs(nothing, nothing, labelled.ledger, true_reward=None, fingerprint=labelled.fingerprint())
+    rows = TokenizedPairs(Dataset.from_dict({}), nothing, {}, truncated=0)
+    steps = _steps(train, None, answers)
+    policy = _policy(model, adapter, source, seed)
+    return Prepared(source, chat, pairs, rows, rows, policy, steps, labelled=labelled, answers=answers)
+
+
+def _steps(train: TrainSettings, pairs: int | None, answers: Mapping[str, TokenizedAnswers]) -> Steps:
+    if answers:
+        return count_steps(train, len(answers["train"]), unit="answers")
+    return count_steps(train, pairs)
+
+
+def _policy(
+    model: ModelSettings, adapter: LowRankSettings | FullSettings, source: ModelSource, seed: int
+) -> PreTrainedModel | PeftModel:
     with Console().status(f"loading the weights of {source.location}"):
-        policy = load_policy(model, adapter, source, seed=seed)
-    return Prepared(source, chat, pairs, rows, held_out, policy, steps, stream)
+        return load_policy(model, adapter, source, seed=seed)

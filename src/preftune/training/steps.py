@@ -29,10 +29,6 @@ class Steps:
     unit: str = "pairs"
 
 
-UNITS = {"dpo": ("pairs", 1), "kto": ("answers", 2)}
-"""What each method counts in steps and batches, and how many of them a pair makes."""
-
-
 def count_steps(train: TrainSettings, pairs: int | None, *, devices: int | None = None, unit: str = "pairs") -> Steps:
     """Work out the steps of a run over `pairs` pairs, or what else `unit` says.
 
