@@ -7,11 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from preftune.data.answers import AnswerTable
+from preftune.data.ledger import SplitLedger
 from preftune.models.source import locate
 from preftune.models.tokenizer import load_tokenizer
+from preftune.pairs import LabelledAnswer
 from preftune.refusals import Refusal
-from preftune.tokens.answers import TokenizedAnswers, mismatched, unpaired
-from preftune.tokens.tokenization import TokenizedPairs, tokenize
+from preftune.tokens.answers import TokenizedAnswers, mismatched, tokenize_answers, unpaired
+from preftune.tokens.tokenization import Overlong, TokenizedPairs, tokenize
 from tests import stock
 
 
@@ -98,3 +101,49 @@ def test_the_order_is_mixed_by_the_seed_and_the_same_for_the_same(pairs: Tokeniz
     assert order(answers, 0) == order(answers, 0) != order(answers, 1)
     neighbours = zip(order(answers, 0)[::2], order(answers, 0)[1::2], strict=True)
     assert sum(one // 2 == other // 2 for one, other in neighbours) < 5
+
+
+def labelled(count: int) -> AnswerTable:
+    return AnswerTable(
+        [LabelledAnswer(pair.prompt, pair.chosen, n % 3 > 0, pair.origin) for n, pair in enumerate(stock.pairs(count))]
+    )
+
+
+def test_labelled_answers_have_the_ids_that_pairs_have(chatml_model: Path, pairs: TokenizedPairs) -> None:
+    settings, account = stock.model_settings(chatml_model), SplitLedger("made", 10)
+    chat = load_tokenizer(settings, locate(settings))
+    answers = tokenize_answers(labelled(10), chat, account, max_length=None, overlong="drop", on_bad_row="stop")
+    rows = list(answers.batches(4, None))
+    assert [row["prompt_ids"] for row in rows] == pairs.rows["prompt_ids"][:10]
+    assert [row["completion_ids"] for row in rows] == pairs.rows["chosen_ids"][:10]
+    assert [row["label"] for row in rows] == [n % 3 > 0 for n in range(10)]
+    assert [answers.origin(n) for n in range(10)] == [f"made:{n}" for n in range(10)]
+    assert not answers.paired
+
+
+@pytest.mark.parametrize("overlong", ["drop", "cut", "stop"])
+def test_a_labelled_answer_that_is_too_long_is_dropped_cut_or_refused(chatml_model: Path, overlong: Overlong) -> None:
+    settings, account = stock.model_settings(chatml_model), SplitLedger("made", 10)
+    chat = load_tokenizer(settings, locate(settings))
+
+    def made(limit: int | None, how: Overlong = overlong) -> TokenizedAnswers:
+        return tokenize_answers(labelled(10), chat, account, max_length=limit, overlong=how, on_bad_row="stop")
+
+    lengths = [len(prompt) + len(answer) for prompt, answer in made(None).ids(range(10))]
+    limit = sorted(lengths)[5]
+    longer = sum(length > limit for length in lengths)
+    assert longer > 0
+    if overlong == "stop":
+        with pytest.raises(
+            Refusal, match=rf"prompt and answer must have at most train\.max_length={limit} tokens, got"
+        ):
+            made(limit)
+        return
+    cut = made(limit)
+    now = [len(prompt) + len(answer) for prompt, answer in cut.ids(range(len(cut)))]
+    assert max(now) == limit
+    assert cut.places.tolist() == [n for n in range(10) if overlong == "cut" or lengths[n] <= limit]
+    assert account.truncated == (longer if overlong == "cut" else 0)
+    assert account.dropped == ({} if overlong == "cut" else {f"longer than {limit} tokens": longer})
+    with pytest.raises(Refusal, match=r"made must keep at least one answer, got none of 10 that train\.max_length=2"):
+        made(2)

@@ -74,7 +74,8 @@ def answer_metrics(logps: AnswerLogps, beta: float, *, paired: bool) -> dict[str
 
     Returns:
         As `pair_metrics` and `reward_metrics`; without pairs what is of chosen (desirable) or rejected answers alone,
-        as far as there are such, and as `rewards/margins` the difference of their means. `kl`: mean log-ratio of the mismatched answers, in nats, at least 0.
+        as far as there are such, and as `rewards/margins` the difference of their means. `kl`: mean log-ratio of the
+        mismatched answers, in nats, at least 0.
     """
     shift = {"kl": logps.mismatched_logratio().mean().clamp(min=0).item()}
     if paired:
