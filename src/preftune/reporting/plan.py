@@ -8,7 +8,6 @@ import torch
 from preftune.data.ledger import SplitLedger
 from preftune.models.policy import count_parameters
 from preftune.models.settings import ModelSettings
-from preftune.tokens.answers import TokenizedAnswers
 from preftune.training.preparation import Prepared
 from preftune.training.settings import LossSettings
 from preftune.training.steps import Steps
@@ -36,7 +35,7 @@ def plan_lines(
         (f"train {kind}", "streamed, as they come" if prepared.stream else account(prepared.pairs.ledger.train)),
         *(("rows read as", dialect) for dialect in sorted(set(prepared.pairs.ledger.train.dialect.values()))),
         (f"held-out {kind}", account(prepared.pairs.ledger.held_out)),
-        *labels_lines(prepared.answers, parameters),
+        *(("labels", labels_line(*labels, parameters)) for labels in prepared.labels()),
         ("steps", steps_line(prepared.steps)),
         ("loss", ", ".join([loss.name, *(f"{key} {value:g}" for key, value in parameters.items())])),
         ("reference", _REFERENCES[reference]),
@@ -44,22 +43,15 @@ def plan_lines(
     ]
 
 
-def labels_lines(answers: Mapping[str, TokenizedAnswers], parameters: Mapping[str, float]) -> list[tuple[str, str]]:
-    """Return how many answers are to be made more and less likely, and what their weights make of that."""
-    if not answers:
-        return []
-    desirable = int(answers["train"].desirable.sum())
-    undesirable = len(answers["train"]) - desirable
+def labels_line(desirable: int, undesirable: int, parameters: Mapping[str, float]) -> str:
+    """Return how many answers are to be made more likely and how many less, and what their weights make of that."""
     said = f"{desirable:,} desirable, {undesirable:,} undesirable"
     if not desirable or not undesirable:
-        return [("labels", f"{said}; with one label alone there is nothing to tell apart")]
-    heavier = parameters["desirable_weight"] * desirable
-    lighter = parameters["undesirable_weight"] * undesirable
-    if lighter <= heavier <= 4 / 3 * lighter or desirable == undesirable:
-        return [("labels", said)]
-    return [
-        ("labels", f"{said}; weighted {heavier:,g} to {lighter:,g}, of which the paper keeps the ratio in 1 to 4/3")
-    ]
+        return f"{said}; with one label alone there is nothing to tell apart"
+    heavy, light = parameters["desirable_weight"] * desirable, parameters["undesirable_weight"] * undesirable
+    if light <= heavy <= 4 / 3 * light:
+        return said
+    return f"{said}; weighted {heavy:,g} to {light:,g}, where the paper keeps the ratio between 1 and 4/3"
 
 
 def steps_line(steps: Steps) -> str:

@@ -59,6 +59,11 @@ class Prepared:
             return [self.labelled.held_out[place].prompt for place in self.answers["eval"].places]
         return [pair.prompt for pair in self.pairs.held_out.only(self.held_out.rows["row"][:])]
 
+    def labels(self) -> list[tuple[int, int]]:
+        """Return how many train answers are desirable and how many are not; nothing where pairs are trained on."""
+        labels = [self.answers["train"].desirable] if self.answers else []
+        return [(int(desirable.sum()), int((~desirable).sum())) for desirable in labels]
+
     def manifest(self) -> dict[str, Any]:
         """Return what manifest.json holds of model and data."""
         commit = getattr(self.policy.config, "_commit_hash", None)
