@@ -37,8 +37,8 @@ def train(run: config.Config, directory: RunDirectory, tracker: Tracker) -> None
     from preftune.evaluating.answers import measure_answers
     from preftune.models.policy import save_policy
     from preftune.reporting import pairs, plan, summary, terminal
+    from preftune.training.methods import build_trainer
     from preftune.training.preparation import prepare
-    from preftune.training.trainer import build_trainer
 
     seconds = Stages()
     with seconds("data"):

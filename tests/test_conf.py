@@ -13,7 +13,7 @@ FILES = {
     "data": 8,
     "experiment": 3,
     "launch": 1,
-    "loss": 28,
+    "loss": 29,
     "model": 12,
     "track": 3,
     "train": 2,
@@ -24,6 +24,7 @@ NEEDED = {
     "data=jsonl": ["data.path=rows.jsonl"],
     "data=sharegpt": ["data.path=rows.json"],
     "data=mix": ["data.mix=[{path: rows.json}]"],
+    "loss=kto": ["method=kto"],
     "loss=custom": ["loss.name=my_pkg.my_loss"],
 }
 CHOICES = [f"{path.parent.name}={path.stem}" for path in sorted(CONF.glob("*/*.yaml"))]
@@ -37,7 +38,7 @@ def composed(*overrides: str) -> config.Config:
 def test_every_group_holds_as_many_files_as_it_should():
     found = {group.name: len(list(group.glob("*.yaml"))) for group in CONF.iterdir() if group.is_dir()}
     assert found == FILES
-    assert len(CHOICES) == 60
+    assert len(CHOICES) == 61
 
 
 @pytest.mark.parametrize("choice", CHOICES)

@@ -96,7 +96,7 @@ def test_a_missing_part_is_named(values):
 def test_a_loss_without_a_name_is_asked_for_one(values):
     del values["loss"]["name"]
     names = [path.stem for path in (CONF / "loss").glob("*.yaml")]
-    assert len(names) == 28
+    assert len(names) == 29
     names.remove("custom")
     (fault,) = config.faults(values)
     said = re.fullmatch(r"loss\.name must be one of (.*), got null", fault)

@@ -147,6 +147,42 @@ def test_hermes2k_trains_a_local_model_through_the_8b_recipe(
     assert "note model.pad_token <|reserved_special_token_250|> is not in the tokenizer at" in printed
 
 
+def test_kto_trains_on_both_answers_of_each_pair(execute: Execute, capsys: pytest.CaptureFixture[str]) -> None:
+    directory = execute(*SMALL, "method=kto", "loss=kto")
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "48 kept of 64 read (16 held out)" in printed
+    assert "3, of which 1 warm up; 8 answers a step in 2 micro-batches" in printed
+    assert "labels 48 desirable, 48 undesirable" in printed
+    assert "verified: loss 0.500000, scratch 0.500000" in printed
+    summary = read(directory / "summary.json")
+    assert summary["loss_first"] == summary["eval_start"]["loss"] == pytest.approx(0.5, abs=1e-4)
+    assert summary["eval_start"]["accuracy"] == 0.5
+    assert summary["eval"]["accuracy"] is not None
+    assert summary["true_reward"]["policy"]["mean"] is not None
+
+
+def test_kto_trains_on_labelled_rows_as_they_are(
+    execute: Execute, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"prompt": f"Ask {n}", "completion": ("yes", "no")[n % 4 == 0], "label": n % 4 > 0} for n in range(32)]
+    data = tmp_path / "labelled.jsonl"
+    data.write_text("\n".join(map(json.dumps, rows)))
+    chosen = ("method=kto", "loss=kto", "data=jsonl", f"data.path={data}", "data.test_size=8", "train.max_steps=6")
+    directory = execute("train=smoke", "track=none", "evaluate.prompts=2", *chosen)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "train answers 24 kept of 32 read (8 held out)" in printed
+    summary = read(directory / "summary.json")
+    assert summary["loss_first"] == pytest.approx(0.5, abs=1e-4)
+    assert summary["eval"]["loss"] < 0.5
+    assert summary["eval"]["rewards/margins"] == pytest.approx(
+        summary["eval"]["rewards/chosen"] - summary["eval"]["rewards/rejected"]
+    )
+    assert summary["eval"]["accuracy"] is summary["eval"]["logratio_margin"] is None
+    assert summary["verdict"]["sentence"].startswith("Held-out loss fell from 0.500 to 0.")
+    assert read(directory / "ledger.json")["train"]["kept"] == 24
+    assert len((directory / "samples.jsonl").read_text().splitlines()) == 2
+
+
 @pytest.mark.parametrize("adapter", ["dora", "full"])
 @pytest.mark.parametrize("loss", ["ipo", "hinge"])
 def test_every_adapter_and_loss_trains(

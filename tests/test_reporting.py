@@ -45,6 +45,53 @@ def test_each_state_has_its_word(changes: dict[str, float], word: str) -> None:
     assert judge(START, START | {"loss": 0.6} | changes).word == word
 
 
+ALONE: dict[str, Any] = START | {"loss": 0.5, "accuracy": None, "logratio_margin": None}
+
+
+@pytest.mark.parametrize(
+    ("changes", "word", "sentence"),
+    [
+        ({"loss": 0.31}, "healthy", "Held-out loss fell from 0.500 to 0.310; without pairs there is no accuracy"),
+        (
+            {"loss": 0.5},
+            "not_learning",
+            "Held-out loss went from 0.500 to 0.500: the policy did not learn",
+        ),
+        ({"loss": 0.3, "chosen_logp_per_token": -1.6}, "displaced", "The chosen answers themselves became less likely"),
+    ],
+)
+def test_without_pairs_the_loss_is_judged(changes: dict[str, float], word: str, sentence: str) -> None:
+    verdict = judge(ALONE, ALONE | changes)
+    assert verdict.word == word
+    assert verdict.sentence.startswith(sentence)
+
+
+def test_without_desirable_answers_their_change_is_not_judged() -> None:
+    absent = ALONE | {"chosen_logp_per_token": None}
+    assert judge(absent, absent | {"loss": 0.4}).word == "healthy"
+
+
+@pytest.mark.parametrize(
+    ("labels", "weights", "expected"),
+    [
+        ((48, 48), (1.0, 1.0), "48 desirable, 48 undesirable"),
+        ((40, 30), (1.0, 1.0), "40 desirable, 30 undesirable"),
+        (
+            (1500, 30),
+            (1.0, 2.0),
+            "1,500 desirable, 30 undesirable; weighted 1,500 to 60, where the paper keeps the ratio between 1 and 4/3",
+        ),
+        ((30, 40), (1.5, 1.0), "30 desirable, 40 undesirable"),
+        ((30, 0), (1.0, 1.0), "30 desirable, 0 undesirable; with one label alone there is nothing to tell apart"),
+    ],
+)
+def test_the_plan_says_what_labels_and_weights_come_to(
+    labels: tuple[int, int], weights: tuple[float, float], expected: str
+) -> None:
+    parameters = {"desirable_weight": weights[0], "undesirable_weight": weights[1]}
+    assert plan.labels_line(*labels, parameters) == expected
+
+
 def printed(monkeypatch: pytest.MonkeyPatch, samples: list[dict[str, Any]]) -> str:
     stream = io.StringIO()
     console = rich_console.Console(file=stream, width=80)

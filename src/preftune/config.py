@@ -16,6 +16,7 @@ from preftune.refusals import refuse_all
 from preftune.runs.settings import LaunchSettings, RunSettings, SweepSettings, TrackSettings
 from preftune.settings import SECRET, Settings, condition, did_you_mean, shown
 from preftune.training.loss_settings import LossSettings
+from preftune.training.relations import OF_METHODS
 from preftune.training.settings import TrainSettings
 
 
@@ -30,7 +31,7 @@ class Config(Settings):
 
     Attributes:
         seed: Of adapter initialisation, data order and sampling.
-        method: How preferences are learned.
+        method: How preferences are learned: `dpo` from pairs, with any loss of pairs; `kto` from single answers.
         reference: `base`, the model without adapter, or `adapter`, the one at `adapter.path`.
         engine: What computes the log-probabilities; `trl` is the stock trainer's forward pass.
         verify: Which micro-batches are compared with the from-scratch reference and TRL: `first_batch`,
@@ -49,7 +50,7 @@ class Config(Settings):
     run: RunSettings
     sweep: SweepSettings
     seed: Annotated[int, Field(ge=0, lt=2**32)]
-    method: Literal["dpo"]
+    method: Literal["dpo", "kto"]
     reference: Literal["base", "adapter"]
     engine: Literal["trl"]
     verify: Annotated[str, BeforeValidator(_names_a_check)]
@@ -192,6 +193,7 @@ _RELATIONS: tuple[Callable[..., str | None], ...] = (
     _half_precisions_match,
     _a_stream_ends,
     _a_stream_is_read_once,
+    *OF_METHODS,
 )
 
 

@@ -1,4 +1,4 @@
-"""The record between all sources and all trainers: one preference pair, and what makes one invalid."""
+"""The records between all sources and all trainers: a preference pair, what makes one invalid, a labelled answer."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -32,6 +32,16 @@ class PreferencePair:
     rejected: str
     origin: str
     extras: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledAnswer:
+    """A prompt with one answer, which is one to make more likely (`desirable`) or less; fields as of a pair."""
+
+    prompt: tuple[Message, ...]
+    text: str
+    desirable: bool
+    origin: str
 
 
 def faults(pair: PreferencePair) -> Iterator[str]:

@@ -19,6 +19,7 @@ No step depends on the order of the rows, and the pairs that are kept stay in th
 
 import math
 from collections.abc import Sequence
+from typing import Protocol, Self, TypeVar
 
 import numpy as np
 
@@ -27,6 +28,21 @@ from preftune.data.settings import DataSettings
 from preftune.data.store import Numbers
 from preftune.data.table import PairTable
 from preftune.refusals import Refusal
+
+
+class Keyed(Protocol):
+    """Rows of which each has a digest of its prompt."""
+
+    def __len__(self) -> int: ...
+
+    def numbers(self, name: str, /) -> Numbers:
+        """Return the digest `name` of every row."""
+
+    def only(self, places: Numbers, /) -> Self:
+        """Return the rows at `places`."""
+
+
+Table = TypeVar("Table", bound=Keyed)
 
 
 def select(table: PairTable, settings: DataSettings, account: SplitLedger) -> PairTable:
@@ -58,7 +74,7 @@ def without_duplicates(table: PairTable, settings: DataSettings, account: SplitL
     return table
 
 
-def hold_out(table: PairTable, test_size: float, split_seed: int) -> tuple[PairTable, PairTable]:
+def hold_out(table: Table, test_size: float, split_seed: int) -> tuple[Table, Table]:
     """Return train and held-out pairs, which share no prompt.
 
     Args:
@@ -86,7 +102,7 @@ def hold_out(table: PairTable, test_size: float, split_seed: int) -> tuple[PairT
     return table.only(~held[group]), table.only(held[group])
 
 
-def without_prompts_of(train: PairTable, held_out: PairTable, account: SplitLedger) -> PairTable:
+def without_prompts_of(train: Table, held_out: Table, account: SplitLedger) -> Table:
     """Return the pairs of `train` whose prompt is not in `held_out`, and account for the others.
 
     Raises:

@@ -8,8 +8,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from preftune.evaluating.sampling import Estimate, sample_answers
 from preftune.evaluating.settings import EvaluateSettings
+from preftune.training.methods import Trainer
 from preftune.training.preparation import Prepared
-from preftune.training.trainer import PairTrainer
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class MeasuredAnswers:
     true_reward: Mapping[str, Mapping[str, float]] | None
 
 
-def measure_answers(trainer: PairTrainer, prepared: Prepared, settings: EvaluateSettings, seed: int) -> MeasuredAnswers:
+def measure_answers(trainer: Trainer, prepared: Prepared, settings: EvaluateSettings, seed: int) -> MeasuredAnswers:
     """Sample answers of policy and reference to held-out prompts and measure them.
 
     Args:

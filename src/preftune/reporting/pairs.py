@@ -38,8 +38,10 @@ LONGEST = 5
 EXAMPLES = 10
 
 
-def report_run(prepared: "Prepared", train: "TrainSettings", seed: int, reads: Collection[str]) -> PairReport:
-    """Look at the pairs of a run that stands ready; its loss reads the numbers named by `reads`."""
+def report_run(prepared: "Prepared", train: "TrainSettings", seed: int, reads: Collection[str]) -> PairReport | None:
+    """Look at the pairs of a run that stands ready, if it has some; its loss reads the numbers named by `reads`."""
+    if not prepared.pairs.train:
+        return None
     pairs, rows, chat, batch = prepared.pairs, prepared.rows, prepared.chat, train.micro_batch
     return report_pairs(pairs, rows, chat, batch=batch, max_length=train.max_length, seed=seed, reads=reads)
 

@@ -1,5 +1,6 @@
 """The plan that is printed before the first step: what the run is about to do, in a dozen lines."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -7,6 +8,7 @@ import torch
 from preftune.data.ledger import SplitLedger
 from preftune.models.policy import count_parameters
 from preftune.models.settings import ModelSettings
+from preftune.training.loss_records import PairLossRecord
 from preftune.training.loss_settings import LossSettings
 from preftune.training.preparation import Prepared
 from preftune.training.steps import Steps
@@ -19,7 +21,7 @@ _CHECKS = {
     "first_batch": "the first micro-batch, before the first update, against the from-scratch reference and TRL",
     "off": "off: nothing is compared",
 }
-_ENGINES = {"trl": "trl: the stock DPOTrainer's forward pass"}
+_ENGINES = {"trl": "trl: the stock trainer's forward pass"}
 
 
 def plan_lines(
@@ -27,15 +29,17 @@ def plan_lines(
 ) -> list[tuple[str, str]]:
     """Return the lines of the plan as name and value."""
     quantization = f", {model.quantization}" if model.quantization else ""
+    kind = "answers" if prepared.labelled else "pairs"
     return [
         ("model", f"{_short(prepared.source.location)}, {model.dtype}{quantization}"),
         ("trained", count_parameters(prepared.policy).describe()),
         ("device", _device()),
         ("turns end in", f"{prepared.chat.end_of_turn}; padding is {prepared.chat.tokenizer.pad_token}"),
         *(("note", note) for note in prepared.chat.notes),
-        ("train pairs", "streamed, as they come" if prepared.stream else account(prepared.pairs.ledger.train)),
+        (f"train {kind}", "streamed, as they come" if prepared.stream else account(prepared.pairs.ledger.train)),
         *(("rows read as", dialect) for dialect in sorted(set(prepared.pairs.ledger.train.dialect.values()))),
-        ("held-out pairs", account(prepared.pairs.ledger.held_out)),
+        (f"held-out {kind}", account(prepared.pairs.ledger.held_out)),
+        *(("labels", labels_line(*labels, loss.parameters())) for labels in prepared.labels()),
         ("steps", steps_line(prepared.steps)),
         *loss_lines(loss),
         ("reference", _REFERENCES[reference]),
@@ -50,6 +54,8 @@ def loss_lines(loss: LossSettings) -> list[tuple[str, str]]:
     for name, (record, weight) in loss.weighted().items():
         values = {**({} if weight == 1 else {"weight": weight}), **record.parameters(), **record.changed()}
         lines.append(("loss", ", ".join([name, *(f"{key} {_short_value(value)}" for key, value in values.items())])))
+    if not isinstance(loss, PairLossRecord):
+        return lines
     if loss.use_weighting:
         lines.append(("weighted", "each pair by how likely the policy is to give both answers"))
     for name, term in loss.terms.items():
@@ -63,11 +69,22 @@ def _short_value(value: object) -> str:
     return f"{value:g}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
 
 
+def labels_line(desirable: int, undesirable: int, parameters: Mapping[str, float]) -> str:
+    """Return how many answers are to be made more likely and how many less, and what their weights make of that."""
+    said = f"{desirable:,} desirable, {undesirable:,} undesirable"
+    if not desirable or not undesirable:
+        return f"{said}; with one label alone there is nothing to tell apart"
+    heavy, light = parameters["desirable_weight"] * desirable, parameters["undesirable_weight"] * undesirable
+    if light <= heavy <= 4 / 3 * light:
+        return said
+    return f"{said}; weighted {heavy:,g} to {light:,g}, where the paper keeps the ratio between 1 and 4/3"
+
+
 def steps_line(steps: Steps) -> str:
     """Return how many steps there are, and what one holds."""
-    batch = f"{steps.batch} pairs a step in {steps.accumulation} micro-batches"
+    batch = f"{steps.batch} {steps.unit} a step in {steps.accumulation} micro-batches"
     if steps.pairs is not None and steps.batch > steps.pairs:
-        batch = f"all {steps.pairs} pairs a step, fewer than train.global_batch_size={steps.batch}"
+        batch = f"all {steps.pairs} {steps.unit} a step, fewer than train.global_batch_size={steps.batch}"
     return f"{steps.steps}, of which {steps.warmup_steps} warm up; {batch}"
 
 

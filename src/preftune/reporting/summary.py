@@ -27,8 +27,8 @@ EVAL_NAMES = {
 
 
 def eval_map(logged: Mapping[str, float], kl_to_reference: float | None) -> dict[str, Any]:
-    """Return the `eval` map from what an evaluation logged."""
-    named: dict[str, Any] = {ours: logged[theirs] for theirs, ours in EVAL_NAMES.items()}
+    """Return the `eval` map from what an evaluation logged; None where there were no pairs to measure it on."""
+    named: dict[str, Any] = {ours: logged.get(theirs) for theirs, ours in EVAL_NAMES.items()}
     return {**named, "kl_to_reference": kl_to_reference}
 
 

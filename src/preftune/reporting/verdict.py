@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal
 
 Word = Literal["healthy", "displaced", "collapsed", "saturated", "not_learning"]
 
@@ -29,15 +29,16 @@ class Verdict:
         return asdict(self)
 
 
-def judge(start: Mapping[str, float], end: Mapping[str, float]) -> Verdict:
+def judge(start: Mapping[str, Any], end: Mapping[str, Any]) -> Verdict:
     """Judge a run by its held-out metrics at start and end.
 
     Args:
-        start: `loss`, `accuracy`, `logratio_margin`, `chosen_logp_per_token`, `rejected_logp_per_token`.
+        start: `loss`, `accuracy`, `logratio_margin`, `chosen_logp_per_token`, `rejected_logp_per_token`; None for what
+            there was nothing to measure on.
         end: The same, after training.
     """
-    chosen = end["chosen_logp_per_token"] - start["chosen_logp_per_token"]
-    rejected = end["rejected_logp_per_token"] - start["rejected_logp_per_token"]
+    chosen = _change(start, end, "chosen_logp_per_token")
+    rejected = _change(start, end, "rejected_logp_per_token")
     accuracy, margin = end["accuracy"], end["logratio_margin"]
     if chosen <= -COLLAPSED and rejected <= -COLLAPSED:
         return Verdict(
@@ -51,6 +52,8 @@ def judge(start: Mapping[str, float], end: Mapping[str, float]) -> Verdict:
             f"The chosen answers themselves became less likely ({chosen:+.2f} nats per token): probability went to "
             "answers that are in neither column. Lower the learning rate or raise beta.",
         )
+    if accuracy is None:
+        return _judge_loss(start["loss"], end["loss"])
     if accuracy >= SATURATED and end["loss"] <= SATURATED_LOSS:
         return Verdict(
             "saturated",
@@ -68,3 +71,21 @@ def judge(start: Mapping[str, float], end: Mapping[str, float]) -> Verdict:
         f"Held-out accuracy rose to {accuracy:.3f} with a margin of {margin:+.3f} nats; chosen answers moved by "
         f"{chosen:+.3f} nats per token.",
     )
+
+
+def _judge_loss(start: float, end: float) -> Verdict:
+    """Judge where there are no pairs, and so no accuracy."""
+    if end >= start:
+        return Verdict(
+            "not_learning",
+            f"Held-out loss went from {start:.3f} to {end:.3f}: the policy did not learn these labels. Train longer, "
+            "raise the learning rate, or look at the labels.",
+        )
+    return Verdict(
+        "healthy",
+        f"Held-out loss fell from {start:.3f} to {end:.3f}; without pairs there is no accuracy to judge by.",
+    )
+
+
+def _change(start: Mapping[str, Any], end: Mapping[str, Any], name: str) -> float:
+    return 0.0 if start[name] is None else end[name] - start[name]

@@ -183,10 +183,12 @@ class RunDirectory:
         """Record how many optimizer steps are done."""
         self._mark(step=step, max_steps=max_steps)
 
-    def write_inputs(self, facts: Mapping[str, object], data: PairReport) -> None:
-        """Write ledger.json and the data report, and add to the manifest what is known only once all is loaded."""
+    def write_inputs(self, facts: Mapping[str, object], data: PairReport | None) -> None:
+        """Add to the manifest what is known only once all is loaded; of pairs write ledger.json and the data report."""
         manifest = read_json(self.path / "manifest.json") or {}
         write_json(self.path / "manifest.json", {**manifest, **facts})
+        if data is None:
+            return
         write_json(self.path / "ledger.json", data.ledger)
         write_json(self.path / "data.json", data.to_json())
         write_text(self.path / "data.html", pairs_page(data, self.path.name))

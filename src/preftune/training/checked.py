@@ -1,6 +1,9 @@
 """A trainer whose micro-batches are compared, as they train, with the from-scratch reference and TRL's own loss."""
 
 import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -9,28 +12,27 @@ from rich.console import Console
 from rich.text import Text
 from torch import Tensor, nn
 
-from preftune.losses.logps import PairLogps
-from preftune.losses.objective import Objective
 from preftune.training import verification
-from preftune.training.sides import PolicyAndReference, dropout_is_live
+from preftune.training.sides import Sides, dropout_is_live
 
 
-class CheckedTraining(PolicyAndReference):
+class CheckedTraining(Sides):
     """The check around the stock training step; stands before a trainer of TRL among the bases of a class.
 
-    The class gives `_score_apart`, which scores a batch without a trace in its counts, and calls `keep_for_check`
-    between the forward and the backward pass.
+    The class gives `_score_apart`, which scores a batch without a trace in its counts, and `_scratch_side`; it calls
+    `keep_for_check` between the forward and the backward pass.
 
     Attributes:
-        objective: What is minimised.
+        cost: Gives the cost of each pair or answer of a record, of shape `(B,)`.
+        scratch_cost: The same from scratch.
         verified: What the last check compared; None before the first.
         console: Where a check prints its line.
     """
 
-    objective: Objective
+    cost: verification.Cost
+    scratch_cost: verification.Cost
     console: Console
     args: Any
-    state: Any
     current_gradient_accumulation_steps: int
 
     def check_every(self, verify: str) -> None:
@@ -46,7 +48,7 @@ class CheckedTraining(PolicyAndReference):
         """The type that the policy computes in."""
         if self.args.bf16:
             return torch.bfloat16
-        return torch.float16 if self.args.fp16 else self.model.dtype  # type: ignore[return-value]
+        return torch.float16 if self.args.fp16 else self.model.dtype
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """Do the stock forward and backward pass of a micro-batch; where a check is due, compare what it gave.
@@ -65,7 +67,7 @@ class CheckedTraining(PolicyAndReference):
         if dropout_is_live(self.model):
             started = time.perf_counter()
             logps, stock = self._without_dropout(batch)
-            own = self.objective(logps).mean().item()
+            own = self.cost(logps).mean().item()
             self._kept = verification.Trained(logps, own, None if stock is None else stock.item())
             seconds = time.perf_counter() - started
         loss: Tensor = super().training_step(model, inputs, num_items_in_batch)  # type: ignore[misc]
@@ -78,7 +80,7 @@ class CheckedTraining(PolicyAndReference):
         return loss
 
     def keep_for_check(
-        self, logps: PairLogps, loss: Tensor, stock: Tensor | None, tokens: Tensor, completion_mask: Tensor
+        self, logps: Any, loss: Tensor, stock: Tensor | None, tokens: Tensor, completion_mask: Tensor
     ) -> None:
         """Keep what a micro-batch came to, before its backward pass, where its check is due.
 
@@ -86,8 +88,8 @@ class CheckedTraining(PolicyAndReference):
             logps: The record.
             loss: Its mean cost.
             stock: The same by TRL on the same forward pass; None where TRL has no such loss.
-            tokens: The log-probabilities of tokens from which both were computed, of shape `(2 B, T - 1)`.
-            completion_mask: 1 where a token belongs to the completion, of shape `(2 B, T)`.
+            tokens: The log-probabilities of tokens from which both were computed, of shape `(sequences, T - 1)`.
+            completion_mask: 1 where a token belongs to the completion, of shape `(sequences, T)`.
         """
         if not self._is_due or self._kept is not None:
             return
@@ -102,17 +104,16 @@ class CheckedTraining(PolicyAndReference):
         trained: verification.Trained = self._kept  # type: ignore[assignment]  # kept by the step before
         self._kept = None
         moving = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        kl = "kl" in self.objective.traits.tokens
-        side = verification.ScratchSide(self.policy_logits, self.reference_logits, batch, kl=kl)
+        side = self._scratch_side(batch)
         random = dropout_is_live(self.model)
         self.model.train(not random)
-        ours = replace(side.logps(), extras=trained.logps.extras)
+        ours = side.logps(trained.logps)
         norm = None
         if not random and self.accelerator.num_processes == 1:
             trained = replace(trained, gradient_norm=self._gradient_norm(moving))
-            norm = side.gradient_norm(self.objective.from_scratch, ours, moving)
+            norm = side.gradient_norm(self.scratch_cost, ours, moving)
         self.model.train()
-        return verification.compare(trained, ours, self.objective.from_scratch, norm, self.precision)
+        return verification.compare(trained, ours, side, self.scratch_cost, norm, self.precision)
 
     def _gradient_norm(self, moving: list[nn.Parameter]) -> float:
         """Return the norm of the gradient of the micro-batch's mean, from what its backward pass left."""
@@ -122,12 +123,29 @@ class CheckedTraining(PolicyAndReference):
         return norm * self.current_gradient_accumulation_steps / scale
 
     @torch.no_grad()
-    def _without_dropout(self, batch: dict[str, Tensor]) -> tuple[PairLogps, Tensor | None]:
+    def _without_dropout(self, batch: dict[str, Tensor]) -> tuple[Any, Tensor | None]:
         self.model.eval()
         found = self._score_apart(batch)
         self.model.train()
         return found
 
-    def _score_apart(self, batch: dict[str, Tensor]) -> tuple[PairLogps, Tensor | None]:
+    def _score_apart(self, batch: dict[str, Tensor]) -> tuple[Any, Tensor | None]:
         """Return the record of a batch and TRL's loss of it, None where it has none, without a trace in any count."""
         raise NotImplementedError
+
+    def _scratch_side(self, batch: dict[str, Tensor]) -> verification.Side:
+        raise NotImplementedError
+
+    @contextmanager
+    def _set_for_a_while(self, **attributes: Any) -> Iterator[None]:
+        kept = {name: getattr(self, name) for name in attributes}
+        vars(self).update(attributes)
+        try:
+            yield
+        finally:
+            vars(self).update(kept)
+
+
+def no_metrics() -> dict[str, dict[str, list[float]]]:
+    """Return what TRL's trainers collect their metrics in, empty."""
+    return {"train": defaultdict(list), "eval": defaultdict(list)}

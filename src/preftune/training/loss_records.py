@@ -41,20 +41,15 @@ class LossRecord(Settings):
     """What the settings of every loss have in common.
 
     Attributes:
-        own_reads: Numbers of a pair that the loss reads beside `weight`, by which every cost is multiplied.
-        use_weighting: Multiply the cost by how likely the policy is to give both answers: WPO.
-        terms: Penalties that are added, by the name under which they are logged.
+        method: The `method` of runs that it belongs to.
     """
 
-    own_reads: ClassVar[tuple[str, ...]] = ()
-
-    use_weighting: bool = False
-    terms: dict[str, TermSettings] = Field({})
+    method: ClassVar[str] = "dpo"
 
     @property
     def reads(self) -> tuple[str, ...]:
         """Numbers of a pair that the loss reads."""
-        return ("weight", *self.own_reads)
+        return ()
 
     @property
     def reward_scale(self) -> float:
@@ -80,7 +75,27 @@ class LossRecord(Settings):
         return {self.label: (self, 1.0)}
 
 
-class ReferenceLoss(LossRecord):
+class PairLossRecord(LossRecord):
+    """What the settings of every loss of pairs have in common.
+
+    Attributes:
+        own_reads: Numbers of a pair that the loss reads beside `weight`, by which every cost is multiplied.
+        use_weighting: Multiply the cost by how likely the policy is to give both answers: WPO.
+        terms: Penalties that are added, by the name under which they are logged.
+    """
+
+    own_reads: ClassVar[tuple[str, ...]] = ()
+
+    use_weighting: bool = False
+    terms: dict[str, TermSettings] = Field({})
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Numbers of a pair that the loss reads."""
+        return ("weight", *self.own_reads)
+
+
+class ReferenceLoss(PairLossRecord):
     """A loss that reads the reference.
 
     Attributes:

@@ -12,6 +12,7 @@ from preftune.training.loss_records import (
     LossRecord,
     MarginLoss,
     NotNegative,
+    PairLossRecord,
     Parameters,
     ReferenceLoss,
 )
@@ -55,7 +56,7 @@ class BetaDpoSettings(ReferenceLoss):
     alpha: NotNegative
 
 
-class TdpoSettings(LossRecord):
+class TdpoSettings(PairLossRecord):
     """DPO with the divergence of each token's distribution in its margin."""
 
     name: Literal["tdpo"]
@@ -63,7 +64,7 @@ class TdpoSettings(LossRecord):
     alpha: NotNegative
 
 
-class SftSettings(LossRecord):
+class SftSettings(PairLossRecord):
     """The likelihood of chosen, over the tokens of a micro-batch."""
 
     name: Literal["sft"]
@@ -126,7 +127,7 @@ class RdpoSettings(MarginLoss):
     alpha: NotNegative
 
 
-class SimpoSettings(LossRecord):
+class SimpoSettings(PairLossRecord):
     """SimPO: per token, without a reference."""
 
     name: Literal["simpo"]
@@ -134,19 +135,35 @@ class SimpoSettings(LossRecord):
     gamma: NotNegative
 
 
-class OrpoSettings(LossRecord):
+class OrpoSettings(PairLossRecord):
     """ORPO: likelihood of chosen and the odds, without a reference and without beta."""
 
     name: Literal["orpo"]
     odds_weight: NotNegative
 
 
-class CpoSettings(LossRecord):
+class CpoSettings(PairLossRecord):
     """CPO: likelihood of chosen and the contrast, without a reference."""
 
     name: Literal["cpo"]
     beta: Beta
     nll_weight: NotNegative
+
+
+class KtoSettings(LossRecord):
+    """KTO: single answers, each desirable or not."""
+
+    method: ClassVar[str] = "kto"
+    name: Literal["kto"]
+    beta: Beta
+    desirable_weight: NotNegative
+    undesirable_weight: NotNegative
+
+    @model_validator(mode="after")
+    def _something_trains(self) -> "KtoSettings":
+        if self.desirable_weight == self.undesirable_weight == 0:
+            raise ValueError("loss.desirable_weight must be above 0 where loss.undesirable_weight is 0, got 0.0")
+        return self
 
 
 class CustomSettings(MarginLoss):
@@ -193,7 +210,7 @@ _Plain = (
 )
 
 
-class SumSettings(LossRecord):
+class SumSettings(PairLossRecord):
     """Several losses, each with a weight.
 
     Attributes:
@@ -254,4 +271,5 @@ def _custom(loss: Any) -> Any:
     return loss
 
 
-LossSettings = Annotated[_Plain | SumSettings | CustomSettings, Field(discriminator="name"), BeforeValidator(_custom)]
+PairLossSettings = _Plain | SumSettings | CustomSettings
+LossSettings = Annotated[PairLossSettings | KtoSettings, Field(discriminator="name"), BeforeValidator(_custom)]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from preftune.losses.answers import AnswerLogps
 from preftune.losses.logps import PairLogps
 from preftune.losses.objective import Objective
 
@@ -79,6 +80,36 @@ def reward_metrics(logps: PairLogps, beta: float) -> dict[str, float]:
         "logps/chosen": logps.policy_chosen.mean().item(),
         "logps/rejected": logps.policy_rejected.mean().item(),
     }
+
+
+def answer_metrics(logps: AnswerLogps, beta: float, *, paired: bool) -> dict[str, float]:
+    """Measure single answers by the names that pairs are measured by.
+
+    Args:
+        logps: Log-probabilities of the answers; where `paired`, chosen and rejected of each pair in turn.
+        beta: Reward for a nat of log-ratio.
+        paired: Whether there are pairs to measure: accuracies and the margin of log-ratios are of pairs alone.
+
+    Returns:
+        As `pair_metrics` and `reward_metrics`; without pairs what is of chosen (desirable) or rejected answers alone,
+        as far as there are such, and as `rewards/margins` the difference of their means. `kl`: mean log-ratio of the
+        mismatched answers, in nats, at least 0.
+    """
+    shift = {"kl": logps.mismatched_logratio().mean().clamp(min=0).item()}
+    if paired:
+        sides = (logps.policy, logps.reference, logps.lengths)
+        (policy, reference, lengths) = ((side[0::2], side[1::2]) for side in sides)
+        pairs = PairLogps(*policy, *reference, *lengths)
+        return pair_metrics(pairs) | reward_metrics(pairs, beta) | shift
+    found = shift
+    for name, side in (("chosen", logps.desirable), ("rejected", ~logps.desirable)):
+        if bool(side.any()):
+            found[f"rewards/{name}"] = beta * logps.logratio()[side].mean().item()
+            found[f"logps/{name}"] = logps.policy[side].mean().item()
+            found[f"logps/{name}_per_token"] = _per_token(logps.policy[side], logps.lengths[side])
+    if {"rewards/chosen", "rewards/rejected"} <= found.keys():
+        found["rewards/margins"] = found["rewards/chosen"] - found["rewards/rejected"]
+    return found
 
 
 def _per_token(sums: Tensor, lengths: Tensor) -> float:

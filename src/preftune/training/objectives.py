@@ -11,7 +11,7 @@ from preftune.plugins import function_at
 from preftune.refusals import Refusal
 from preftune.spelling import did_you_mean
 from preftune.training.loss_records import LossRecord, TermSettings
-from preftune.training.loss_settings import LossSettings
+from preftune.training.loss_settings import PairLossSettings
 
 # Losses of TRL 1.16 that do what ours of the same name do; docs/trl_differences.md lists where they do not.
 _OF_TRL = (
@@ -20,7 +20,7 @@ _OF_TRL = (
 )
 
 
-def build_objective(loss: LossSettings) -> Objective:
+def build_objective(loss: PairLossSettings) -> Objective:
     """Return what is minimised; a loss or term of the user's own is put to the test first.
 
     Raises:
@@ -65,7 +65,7 @@ def _term(name: str, settings: TermSettings) -> Term:
     return Term(score, scratch, settings.params, settings.weight, settings.limit, settings.rate)
 
 
-def trl_fields(loss: LossSettings) -> dict[str, Any] | None:
+def trl_fields(loss: PairLossSettings) -> dict[str, Any] | None:
     """Return the fields of TRL's trainer with which it computes the same loss; None where it has no such loss."""
     records = loss.weighted()
     smoothed = getattr(loss, "label_smoothing", 0.0) if "sigmoid" in records else 0.0  # TRL ignores it there

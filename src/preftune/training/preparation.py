@@ -1,25 +1,28 @@
 """From settings to everything that a training needs: pairs as token ids, the policy, the steps."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from datasets import IterableDataset
+from datasets import Dataset, IterableDataset
 from peft import PeftModel
 from rich.console import Console
 from transformers import PreTrainedModel
 
+from preftune.data.answers import PreparedAnswers, load_answers, recognised
 from preftune.data.loading import PreparedPairs, load_pairs
 from preftune.data.settings import DataSettings
-from preftune.losses.objective import Objective
+from preftune.data.table import PairTable
 from preftune.models.policy import load_policy
 from preftune.models.settings import FullSettings, LowRankSettings, ModelSettings
 from preftune.models.source import ModelSource, locate
 from preftune.models.tokenizer import ChatTokenizer, load_tokenizer
 from preftune.pairs import Message
+from preftune.tokens.answers import TokenizedAnswers, tokenize_answers, unpaired
 from preftune.tokens.encoding import control_tokens
 from preftune.tokens.tokenization import TokenizedPairs, token_stream, tokenize_splits
 from preftune.training import extras
-from preftune.training.loss_settings import LossSettings
+from preftune.training.loss_settings import KtoSettings, LossSettings
 from preftune.training.objectives import build_objective
 from preftune.training.settings import TrainSettings
 from preftune.training.steps import Steps, count_steps
@@ -35,10 +38,11 @@ class Prepared:
         pairs: The pairs, their ledger and fingerprint.
         rows: Pairs to train on, as ids.
         held_out: Pairs to evaluate on, as ids.
-        objective: What is minimised.
         policy: The model, with the adapter that trains.
         steps: How many steps the rows come to.
         stream: Where the data are streamed, the pairs to train on, as ids; `rows` is then a sample of them.
+        labelled: Where labelled answers are trained on as they are, these; there are then no pairs.
+        answers: Where answers are trained on each alone, these, as ids, under `train` and `eval`.
     """
 
     source: ModelSource
@@ -46,14 +50,22 @@ class Prepared:
     pairs: PreparedPairs
     rows: TokenizedPairs
     held_out: TokenizedPairs
-    objective: Objective
     policy: PreTrainedModel | PeftModel
     steps: Steps
     stream: IterableDataset | None = None
+    labelled: PreparedAnswers | None = None
+    answers: Mapping[str, TokenizedAnswers] = field(default_factory=dict)
 
     def held_out_prompts(self) -> list[tuple[Message, ...]]:
-        """Return the prompts of the pairs that are evaluated on."""
+        """Return the prompts of what is evaluated on."""
+        if self.labelled is not None:
+            return [self.labelled.held_out[place].prompt for place in self.answers["eval"].places]
         return [pair.prompt for pair in self.pairs.held_out.only(self.held_out.rows["row"][:])]
+
+    def labels(self) -> list[tuple[int, int]]:
+        """Return how many train answers are desirable and how many are not; nothing where pairs are trained on."""
+        labels = [self.answers["train"].desirable] if self.answers else []
+        return [(int(desirable.sum()), int((~desirable).sum())) for desirable in labels]
 
     def manifest(self) -> dict[str, Any]:
         """Return what manifest.json holds of model and data."""
@@ -76,11 +88,13 @@ def prepare(
     """Check the loss, then load and check everything, the weights last; nothing is trained.
 
     Raises:
-        Refusal: Data, tokenizer, model, loss or batch cannot be used; the message says why.
+        Refusal: Loss, data, tokenizer, model or batch cannot be used; the message says why.
     """
-    objective = build_objective(loss)
+    objective = None if isinstance(loss, KtoSettings) else build_objective(loss)
     source = locate(model)
     chat = load_tokenizer(model, source)
+    if objective is None and (found := recognised(data)).dialect == "labelled":
+        return _prepare_labelled(model, found, adapter, train, seed, source, chat)
     pairs = load_pairs(data, control_tokens(chat))
     rows, held_out = tokenize_splits(pairs, chat, train.max_length, data.overlong, data.on_bad_row)
     stream = None
@@ -93,8 +107,49 @@ def prepare(
             on_bad_row=data.on_bad_row,
             seed=seed,
         )
-    extras.refuse_unfit(pairs, rows, held_out, loss, objective)
-    steps = count_steps(train, None if stream else len(rows.rows))
+    answers = {}
+    if objective is None:
+        answers = {"train": unpaired(rows), "eval": unpaired(held_out)}
+    else:
+        extras.refuse_unfit(pairs, rows, held_out, loss, objective)
+    steps = _steps(train, None if stream else len(rows.rows), answers)
+    policy = _policy(model, adapter, source, seed)
+    return Prepared(source, chat, pairs, rows, held_out, policy, steps, stream, answers=answers)
+
+
+def _prepare_labelled(
+    model: ModelSettings,
+    data: DataSettings,
+    adapter: LowRankSettings | FullSettings,
+    train: TrainSettings,
+    seed: int,
+    source: ModelSource,
+    chat: ChatTokenizer,
+) -> Prepared:
+    labelled = load_answers(data, control_tokens(chat))
+    tables = {"train": (labelled.train, labelled.ledger.train), "eval": (labelled.held_out, labelled.ledger.held_out)}
+    answers = {
+        split: tokenize_answers(
+            table, chat, account, max_length=train.max_length, overlong=data.overlong, on_bad_row=data.on_bad_row
+        )
+        for split, (table, account) in tables.items()
+    }
+    nothing = PairTable([])
+    pairs = PreparedPairs(nothing, nothing, labelled.ledger, true_reward=None, fingerprint=labelled.fingerprint())
+    rows = TokenizedPairs(Dataset.from_dict({}), nothing, {}, truncated=0)
+    steps = _steps(train, None, answers)
+    policy = _policy(model, adapter, source, seed)
+    return Prepared(source, chat, pairs, rows, rows, policy, steps, labelled=labelled, answers=answers)
+
+
+def _steps(train: TrainSettings, pairs: int | None, answers: Mapping[str, TokenizedAnswers]) -> Steps:
+    if answers:
+        return count_steps(train, len(answers["train"]), unit="answers")
+    return count_steps(train, pairs)
+
+
+def _policy(
+    model: ModelSettings, adapter: LowRankSettings | FullSettings, source: ModelSource, seed: int
+) -> PreTrainedModel | PeftModel:
     with Console().status(f"loading the weights of {source.location}"):
-        policy = load_policy(model, adapter, source, seed=seed)
-    return Prepared(source, chat, pairs, rows, held_out, objective, policy, steps, stream)
+        return load_policy(model, adapter, source, seed=seed)

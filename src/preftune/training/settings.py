@@ -19,7 +19,8 @@ class TrainSettings(Settings):
     """How long and how fast to train.
 
     Attributes:
-        global_batch_size: Pairs in one optimizer step, over all devices; accumulation follows from it.
+        global_batch_size: Pairs in one optimizer step, or single answers for `method=kto`, over all devices;
+            accumulation follows from it.
         dpo: Every other key, which is `trl.DPOConfig`'s own and passes through.
     """
 
@@ -40,7 +41,7 @@ class TrainSettings(Settings):
 
     @property
     def micro_batch(self) -> int:
-        """Pairs held at once on one device. TRL's default is 8."""
+        """Pairs, or single answers for `method=kto`, held at once on one device. TRL's default is 8."""
         return self.dpo.get("per_device_train_batch_size", 8)  # type: ignore[no-any-return]
 
     @model_serializer

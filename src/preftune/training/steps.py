@@ -18,6 +18,7 @@ class Steps:
         warmup_steps: Steps over which the learning rate rises.
         accumulation: Micro-batches in one optimizer step, on each device.
         batch: Pairs in one optimizer step.
+        unit: What is counted: `pairs`, or single `answers`, two of each pair.
     """
 
     pairs: int | None
@@ -25,15 +26,17 @@ class Steps:
     warmup_steps: int
     accumulation: int
     batch: int
+    unit: str = "pairs"
 
 
-def count_steps(train: TrainSettings, pairs: int | None, *, devices: int | None = None) -> Steps:
-    """Work out the steps of a run over `pairs` pairs.
+def count_steps(train: TrainSettings, pairs: int | None, *, devices: int | None = None, unit: str = "pairs") -> Steps:
+    """Work out the steps of a run over `pairs` pairs, or what else `unit` says.
 
     Args:
         train: Batch sizes, epochs or steps, warm-up.
         pairs: Pairs in one epoch; None where they are streamed, and `max_steps` counts.
         devices: Processes with one device each; None asks the launcher's environment.
+        unit: What is counted.
 
     Raises:
         Refusal: There is no pair, the batch does not divide, or warm-up takes the whole run.
@@ -53,7 +56,7 @@ def count_steps(train: TrainSettings, pairs: int | None, *, devices: int | None 
         per_epoch = math.ceil(math.ceil(pairs / (per_device * devices)) / accumulation)
         steps = math.ceil(train.dpo.get("num_train_epochs", 3.0) * per_epoch)
     warmup = _warmup(train.dpo.get("warmup_steps", 0), steps)
-    return Steps(pairs, steps, warmup, accumulation, train.global_batch_size)
+    return Steps(pairs, steps, warmup, accumulation, train.global_batch_size, unit)
 
 
 def _warmup(setting: float, steps: int) -> int:

@@ -1,4 +1,4 @@
-"""TRL's DPOTrainer with the loss from outside: the only file that imports `trl`.
+"""TRL's DPOTrainer with the loss from outside: with `kto.py` the only file that imports `trl`.
 
 The stock trainer does the forward pass and its own metrics; this one takes the log-probabilities on their way
 through, with those of the reference, and lets the run's own objective decide what is trained.
@@ -8,13 +8,10 @@ import copy
 import os
 import time
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
 from peft import PeftModel
 from rich.console import Console
 from torch import Tensor, nn
@@ -23,22 +20,24 @@ from trl import DPOConfig, DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from preftune.losses.logps import PairLogps
-from preftune.refusals import Refusal, RunFailed
+from preftune.losses.objective import Objective
+from preftune.refusals import Refusal
 from preftune.training import extras, metrics, scoring, verification
-from preftune.training.callbacks import GradientGuard, OnStep, ProgressBars, Reporter, Sink, StepEnd, not_finite
-from preftune.training.checked import CheckedTraining
-from preftune.training.loss_settings import LossSettings
-from preftune.training.objectives import trl_fields
+from preftune.training.callbacks import GradientGuard, ProgressBars, StepEnd
+from preftune.training.checked import CheckedTraining, no_metrics
+from preftune.training.loss_settings import PairLossSettings
+from preftune.training.objectives import build_objective, trl_fields
 from preftune.training.preparation import Prepared
+from preftune.training.scratch_side import PairSide
 from preftune.training.settings import TrainSettings
-from preftune.training.sides import is_zero
+from preftune.training.sides import adds_nothing
 from preftune.training.steps import Steps
 
 
 def build_trainer(
     prepared: Prepared,
     train: TrainSettings,
-    loss: LossSettings,
+    loss: PairLossSettings,
     reference: str,
     verify: str,
     seed: int,
@@ -58,13 +57,15 @@ def build_trainer(
     Raises:
         Refusal: TRL does not take `train`.
     """
-    arguments = _arguments(train, prepared.steps, directory, beta=loss.reward_scale, seed=seed)
-    arguments.use_weighting = "collision" in prepared.objective.traits.tokens  # then the fused head gives what it reads
+    objective = build_objective(loss)
+    arguments = trl_arguments(DPOConfig, train, prepared.steps, directory, seed=seed, beta=loss.reward_scale)
+    arguments.use_weighting = "collision" in objective.traits.tokens  # then the fused head gives what it reads
     stock = trl_fields(loss)
     arguments.discopop_tau = (stock or {}).pop("tau", arguments.discopop_tau)
     return PairTrainer(
         prepared,
         arguments,
+        objective=objective,
         stock=stock,
         reference=reference,
         verify=verify,
@@ -72,14 +73,21 @@ def build_trainer(
     )
 
 
-def _arguments(train: TrainSettings, steps: Steps, directory: Path, *, beta: float, seed: int) -> DPOConfig:
+def trl_arguments(
+    config: type[Any], train: TrainSettings, steps: Steps, directory: Path, *, seed: int, **parameters: float
+) -> Any:
+    """Return TRL's own settings: a `config` of what `train` passes through, the loss's `parameters`, and ours.
+
+    Raises:
+        Refusal: TRL does not take them on this machine.
+    """
     has_cuda = torch.cuda.is_available()
     try:
-        arguments = DPOConfig(
+        arguments = config(
             **{"dataloader_pin_memory": has_cuda, **train.dpo},
+            **parameters,
             output_dir=str(directory),
             use_cpu=not has_cuda,
-            beta=beta,
             seed=seed,
             data_seed=seed,
             gradient_accumulation_steps=steps.accumulation,
@@ -90,7 +98,7 @@ def _arguments(train: TrainSettings, steps: Steps, directory: Path, *, beta: flo
             disable_tqdm=True,
         )
     except (ValueError, ImportError) as error:
-        raise Refusal(f"train must hold what trl.DPOConfig takes on this machine, got: {error}") from error
+        raise Refusal(f"train must hold what trl.{config.__name__} takes on this machine, got: {error}") from error
     if "LOCAL_RANK" not in os.environ and arguments.n_gpu > 1:
         arguments._n_gpu = 1  # one process drives one device; more would wrap the model in DataParallel
     return arguments
@@ -102,11 +110,14 @@ _REFERENCE_COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")
 class PairTrainer(CheckedTraining, DPOTrainer):
     """Trains a policy on pairs with any objective."""
 
+    objective: Objective
+
     def __init__(
         self,
         prepared: Prepared,
         arguments: DPOConfig,
         *,
+        objective: Objective,
         stock: dict[str, Any] | None,
         reference: str,
         verify: str,
@@ -132,8 +143,9 @@ class PairTrainer(CheckedTraining, DPOTrainer):
         if is_adapter and reference == "base":
             policy.delete_adapter("ref")
         self.precompute_ref_logps = True  # the stock loss reads the reference from the batch: _score puts it there
-        self.objective, self.stock = prepared.objective, stock
-        self.starts_at_reference = not is_adapter or reference == "adapter" or is_zero(policy)
+        self.objective, self.stock = objective, stock
+        self.cost, self.scratch_cost = objective, objective.from_scratch
+        self.starts_at_reference = not is_adapter or reference == "adapter" or adds_nothing(policy)
         self.pairs = {"train": prepared.pairs.stream or prepared.pairs.train, "eval": prepared.pairs.held_out}
         self.extras = {split: extras.Extras(pairs.extras(), reads) for split, pairs in self.pairs.items()}
         self.console = Console()
@@ -148,15 +160,8 @@ class PairTrainer(CheckedTraining, DPOTrainer):
         self._evaluated: list[PairLogps] = []
         self.remove_callback(PrinterCallback)
         self.add_callback(GradientGuard(lambda: self._origins("train", self._rows_of_step)))
-        self.add_callback(StepEnd(self.objective.advance))
+        self.add_callback(StepEnd(objective.advance))
         self.add_callback(ProgressBars(self.console))
-
-    def report_to(self, on_step: OnStep, *sinks: Sink) -> None:
-        """Tell `on_step` after each optimizer step how many are done, of how many; hand each log event to `sinks`."""
-        self.add_callback(Reporter(on_step, sinks))
-
-    def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
-        return dataset  # the rows are token ids already, each of them checked
 
     def compute_loss(
         self,
@@ -196,17 +201,6 @@ class PairTrainer(CheckedTraining, DPOTrainer):
             self._evaluated = []
         super().log(logs, start_time)
 
-    def totals(self) -> metrics.Totals:
-        """Return what was counted; for after training."""
-        return metrics.Totals(
-            loss_first=torch.cat(self.first_losses).double().mean().item(),
-            loss_last=torch.cat(self._losses_of_step).double().mean().item(),
-            steps=self.state.global_step,
-            pairs=self.pairs_seen,
-            tokens=self.tokens_seen,
-            seconds_in_reference=self.seconds_in_reference,
-        )
-
     def _score(
         self, model: nn.Module, inputs: dict[str, Tensor], split: str
     ) -> tuple[PairLogps, tuple[scoring.Scored, scoring.Scored]]:
@@ -226,9 +220,13 @@ class PairTrainer(CheckedTraining, DPOTrainer):
         return scoring.pair_logps(*passes, batch["completion_mask"], carried, traits, heads), passes
 
     def _score_apart(self, batch: dict[str, Tensor]) -> tuple[PairLogps, Tensor | None]:
-        with self._set_for_a_while(_metrics=_no_metrics()):
+        with self._set_for_a_while(_metrics=no_metrics(), _total_train_tokens=self._total_train_tokens):
             logps, passes = self._score(self.model, batch, "train")
         return logps, self._stock_loss(logps, passes, batch)
+
+    def _scratch_side(self, batch: dict[str, Tensor]) -> PairSide:
+        kl = "kl" in self.objective.traits.tokens
+        return PairSide(self.policy_logits, self.reference_logits, batch, kl=kl)
 
     def _stock_loss(
         self, logps: PairLogps, passes: tuple[scoring.Scored, scoring.Scored], inputs: dict[str, Tensor]
@@ -248,15 +246,6 @@ class PairTrainer(CheckedTraining, DPOTrainer):
             stock: Tensor = super().compute_loss(policy, batch | dict(zip(_REFERENCE_COLUMNS, sides, strict=True)))
         return stock
 
-    @contextmanager
-    def _set_for_a_while(self, **attributes: Any) -> Iterator[None]:
-        kept = {name: getattr(self, name) for name in attributes}
-        vars(self).update(attributes)
-        try:
-            yield
-        finally:
-            vars(self).update(kept)
-
     def _before_update(self, logps: PairLogps, losses: Tensor, inputs: dict[str, Tensor]) -> None:
         step = self.state.global_step
         if step != self._step_of_losses:
@@ -275,15 +264,6 @@ class PairTrainer(CheckedTraining, DPOTrainer):
         for name, value in measured.items():
             self._metrics["train"][name].append(value)
 
-    def _refuse_not_finite(self, losses: Tensor, inputs: dict[str, Tensor], split: str) -> None:
-        bad = ~torch.isfinite(losses)
-        if bool(bad.any()):
-            rows = self._origins(split, inputs["row"][bad].tolist())
-            raise RunFailed(not_finite("loss", self.state.global_step + 1, rows))
-
-    def _origins(self, split: str, places: list[int]) -> list[str]:
-        return [self.pairs[split].origin(place) for place in places]
-
 
 class _Collator:
     """TRL's collator, with the rows' places beside its tensors."""
@@ -293,7 +273,3 @@ class _Collator:
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
         return {**self.collate(rows), "row": torch.tensor([row["row"] for row in rows])}
-
-
-def _no_metrics() -> dict[str, dict[str, list[float]]]:
-    return {"train": defaultdict(list), "eval": defaultdict(list)}

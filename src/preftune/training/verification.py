@@ -6,19 +6,18 @@
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from preftune.losses import scratch
-from preftune.losses.logps import PairLogps, TokenLogps
+from preftune.losses.logps import PairLogps
 from preftune.losses.objective import PairLoss
 from preftune.refusals import RunFailed
 
-Forward = Callable[[Tensor], Tensor]
+Cost = Callable[[Any], Tensor]
 
 # Largest difference allowed between two ways to the same log-probability, in nats per token of the completion,
 # by the type the model computes in. A bfloat16 logit of 20 is rounded to a sixteenth.
@@ -29,12 +28,25 @@ GRADIENT_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 5
 _LOSS_TOLERANCE = 1e-4
 
 
+class Side(Protocol):
+    """A micro-batch computed from scratch."""
+
+    def logps(self, trained: Any) -> Any:
+        """Return its record, in float64, with what does not come from a model as in `trained`."""
+
+    def lengths(self, logps: Any) -> dict[str, Tensor]:
+        """Return the tokens behind each sum of log-probabilities, each of shape `(B,)`, by the sum's name."""
+
+    def gradient_norm(self, cost: Cost, logps: Any, moving: Sequence[nn.Parameter]) -> float:
+        """Return the norm of the gradient of the mean of `cost` to what trains."""
+
+
 @dataclass(frozen=True, slots=True)
 class Trained:
     """A micro-batch as it trained.
 
     Attributes:
-        logps: Its log-probabilities, cut from the graph.
+        logps: Its log-probabilities, cut from the graph: the record that its loss takes.
         loss: Its mean loss.
         trl: The same by TRL's own computation on the same forward pass; None where TRL has no such loss.
         trl_slopes: Largest difference between the two gradients to a token's log-probability, as a share of the
@@ -42,7 +54,7 @@ class Trained:
         gradient_norm: Norm of the gradient of that mean to what trains; None where dropout is drawn at random.
     """
 
-    logps: PairLogps
+    logps: Any
     loss: float
     trl: float | None = None
     trl_slopes: float | None = None
@@ -94,61 +106,6 @@ class Verified:
         return asdict(self)
 
 
-class ScratchSide:
-    """A micro-batch computed from scratch: each sequence goes through the model alone and without padding.
-
-    That is another way to the same numbers, and one that holds the logits of a single sequence at a time.
-    """
-
-    def __init__(self, policy: Forward, reference: Forward, batch: dict[str, Tensor], *, kl: bool) -> None:
-        """Keep what is needed.
-
-        Args:
-            policy: Gives the policy's logits, of shape `(1, T, V)`, for ids of shape `(1, T)`.
-            reference: The same of the reference.
-            batch: `input_ids`, `attention_mask` and `completion_mask`, each of shape `(2 B, T)`; the first half
-                holds chosen, the second rejected.
-            kl: Whether the loss reads the divergence at each token.
-        """
-        self.policy, self.reference, self.batch, self.kl = policy, reference, batch, kl
-
-    @torch.no_grad()
-    def logps(self) -> PairLogps:
-        """Compute the record of the batch, in float64."""
-        sides = [
-            scratch.token_values(self.policy(ids), self.reference(ids), ids, answer)
-            for ids, answer in self._sequences()
-        ]
-        half = len(sides) // 2
-        chosen, rejected = TokenLogps.concatenate(sides[:half]), TokenLogps.concatenate(sides[half:])
-        return _summed(chosen, rejected, self.batch["completion_mask"][:, 1:].sum(dim=1))
-
-    def gradient_norm(self, cost: PairLoss, logps: PairLogps, trained: Sequence[nn.Parameter]) -> float:
-        """Return the norm of the gradient of the mean of `cost` to what trains."""
-        slopes = _slopes(cost, logps)
-        totals = [torch.zeros_like(parameter, dtype=torch.float32) for parameter in trained]
-        for (ids, answer), (slope, kl_slope) in zip(self._sequences(), slopes, strict=True):
-            with torch.no_grad():
-                reference = self.reference(ids) if self.kl else None
-            with torch.enable_grad():
-                policy = self.policy(ids)
-                values = scratch.token_values(policy, policy.detach() if reference is None else reference, ids, answer)
-                length = values.policy.shape[1]
-                height = (values.policy[0] * slope[:length]).sum()
-                if self.kl and values.kl is not None:
-                    height = height + (values.kl[0] * kl_slope[:length]).sum()
-            gradients = torch.autograd.grad(height, trained, allow_unused=True)
-            for total, gradient in zip(totals, gradients, strict=True):
-                if gradient is not None:
-                    total += gradient
-        return torch.nn.utils.get_total_norm(totals).item()
-
-    def _sequences(self) -> Iterator[tuple[Tensor, Tensor]]:
-        columns = (self.batch["input_ids"], self.batch["attention_mask"].bool(), self.batch["completion_mask"])
-        for ids, attended, completion in zip(*columns, strict=True):
-            yield ids[attended][None], completion[attended][None]
-
-
 def is_due(verify: str, step: int, last: Verified | None) -> bool:
     """Return whether the step after `step` others is checked.
 
@@ -164,13 +121,14 @@ def is_due(verify: str, step: int, last: Verified | None) -> bool:
 
 
 def compare(
-    trained: Trained, ours: PairLogps, cost: PairLoss, scratch_gradient_norm: float | None, dtype: torch.dtype
+    trained: Trained, ours: Any, side: Side, cost: Cost, scratch_gradient_norm: float | None, dtype: torch.dtype
 ) -> Verified:
     """Compare what trains with what was computed from scratch and by TRL.
 
     Args:
         trained: The micro-batch as it trained.
-        ours: The same from scratch.
+        ours: Its record from scratch.
+        side: The from-scratch side, which tells how many tokens stand behind each sum.
         cost: The from-scratch loss.
         scratch_gradient_norm: The gradient from scratch, where it was computed.
         dtype: What the model computes in.
@@ -178,8 +136,9 @@ def compare(
     Raises:
         RunFailed: A log-probability, the loss or the gradient differs by more than the tolerance of `dtype`.
     """
-    ours = replace(ours, extras=trained.logps.extras)
-    largest = _compare_logps(trained.logps, ours, TOLERANCE[dtype])
+    lengths = side.lengths(ours)
+    sums = {name: (getattr(trained.logps, name), getattr(ours, name), tokens) for name, tokens in lengths.items()}
+    largest = _compare_sums(sums, TOLERANCE[dtype])
     _compare_losses(trained, cost(trained.logps).mean().item())
     _compare_gradients(trained.gradient_norm, scratch_gradient_norm, GRADIENT_TOLERANCE[dtype])
     return Verified(
@@ -187,7 +146,7 @@ def compare(
         cost(ours).mean().item(),
         trained.trl,
         largest,
-        4 * len(ours.policy_chosen),
+        sum(len(tokens) for tokens in lengths.values()),
         TOLERANCE[dtype],
         trained.gradient_norm,
         scratch_gradient_norm,
@@ -213,44 +172,19 @@ def check_first_step(logps: PairLogps, pair_loss: PairLoss, dtype: torch.dtype) 
     )
 
 
-def _summed(chosen: TokenLogps, rejected: TokenLogps, lengths: Tensor) -> PairLogps:
-    sums = (side.sum(dim=1) for side in (chosen.policy, rejected.policy, chosen.reference, rejected.reference))
-    return PairLogps(*sums, *lengths.chunk(2), chosen_tokens=chosen, rejected_tokens=rejected)
-
-
-def _slopes(cost: PairLoss, logps: PairLogps) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the gradient of the mean cost to each token's log-probability, and to its KL, sequence by sequence."""
-    sides: list[TokenLogps] = []
-    leaves: list[Any] = []
-    with torch.enable_grad():
-        for side in logps.tokens():
-            policy = side.policy.detach().requires_grad_()
-            kl = torch.zeros_like(policy) if side.kl is None else side.kl.detach()
-            leaves += [policy, kl.requires_grad_()]
-            sides.append(replace(side, policy=policy, kl=kl))
-        record = replace(_summed(sides[0], sides[1], torch.cat(logps.lengths())), extras=logps.extras)
-        slopes = torch.autograd.grad(cost(record).mean(), leaves, allow_unused=True, materialize_grads=True)
-    for policy_slopes, kl_slopes in (slopes[:2], slopes[2:]):
-        yield from zip(policy_slopes, kl_slopes, strict=True)
-
-
-def _compare_logps(trained: PairLogps, ours: PairLogps, tolerance: float) -> float:
-    chosen, rejected = ours.lengths()
-    sums = {
-        "log-probability of the policy's chosen": (trained.policy_chosen, ours.policy_chosen, chosen),
-        "log-probability of the policy's rejected": (trained.policy_rejected, ours.policy_rejected, rejected),
-        "log-probability of the reference's chosen": (trained.reference_chosen, ours.reference_chosen, chosen),
-        "log-probability of the reference's rejected": (trained.reference_rejected, ours.reference_rejected, rejected),
-    }
+def _compare_sums(sums: Mapping[str, tuple[Tensor, Tensor, Tensor]], tolerance: float) -> float:
+    """Refuse log-probabilities that differ; return the largest difference, in nats."""
     largest = 0.0
     for name, (got, expected, lengths) in sums.items():
         difference = (got.double() - expected).abs()
         largest = max(largest, difference.max().item())
         if not bool((difference / lengths <= tolerance).all()):
+            model, _, answer = name.partition("_")
             raise RunFailed(
-                f"the {name} completion must equal the one computed from scratch within {tolerance:g} nats per token, "
-                f"got a difference of {difference.max().item():.4g} nats: the forward pass that trains is wrong for "
-                "this model; report it, or set verify=off to go on unchecked"
+                f"the log-probability of the {model}'s {f'{answer} completion'.strip()} must equal the one computed "
+                f"from scratch within {tolerance:g} nats per token, got a difference of "
+                f"{difference.max().item():.4g} nats: the forward pass that trains is wrong for this model; report it, "
+                "or set verify=off to go on unchecked"
             )
     return largest
 

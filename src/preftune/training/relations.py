@@ -1,0 +1,58 @@
+"""What must hold between the method of a run and its other settings."""
+
+from collections.abc import Callable
+
+from preftune.data.settings import DataSettings
+from preftune.training.loss_settings import LossSettings
+from preftune.training.settings import TrainSettings
+
+
+def _loss_suits_method(method: str, loss: LossSettings) -> str | None:
+    if loss.method == method:
+        return None
+    if method == "kto":
+        return f"loss.name must be kto for method=kto, got {loss.name!r}; choose loss=kto"
+    return f"loss.name must be a loss of pairs for method={method}, got {loss.name!r}; set method={loss.method}"
+
+
+def _answers_meet_others(method: str, train: TrainSettings) -> str | None:
+    if method == "kto" and train.micro_batch < 2:
+        return (
+            "train.per_device_train_batch_size must be at least 2 for method=kto, which sets answers against those "
+            f"to other prompts, got {train.micro_batch}"
+        )
+    return None
+
+
+def _answers_keep_their_order(method: str, train: TrainSettings) -> str | None:
+    if method == "kto" and train.dpo.get("train_sampling_strategy", "sequential") != "sequential":
+        return (
+            "train.train_sampling_strategy must be sequential or left out for method=kto, whose answers are mixed "
+            f"once, got {train.dpo['train_sampling_strategy']!r}"
+        )
+    return None
+
+
+def _answers_are_not_streamed(method: str, data: DataSettings) -> str | None:
+    if method == "kto" and data.streaming:
+        return "data.streaming must be false for method=kto, which mixes the answers of the whole set, got true"
+    return None
+
+
+def _answers_carry_no_numbers(method: str, data: DataSettings) -> str | None:
+    for field, column in data.extras.given().items() if method == "kto" else ():
+        return (
+            f"data.extras.{field} must be null for method=kto, which reads no number of a pair, got {column!r}; "
+            "loss.desirable_weight and loss.undesirable_weight weigh the answers"
+        )
+    return None
+
+
+OF_METHODS: tuple[Callable[..., str | None], ...] = (
+    _loss_suits_method,
+    _answers_meet_others,
+    _answers_keep_their_order,
+    _answers_are_not_streamed,
+    _answers_carry_no_numbers,
+)
+"""Each takes settings by name and returns what is wrong with them, if anything is."""
