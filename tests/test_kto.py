@@ -14,9 +14,10 @@ from preftune.models.policy import save_policy
 from preftune.models.settings import FullSettings, LowRankSettings
 from preftune.refusals import Refusal, RunFailed
 from preftune.training.kto import AnswerTrainer
+from preftune.training.loss_settings import LossSettings
 from preftune.training.methods import build_trainer
 from preftune.training.preparation import prepare
-from preftune.training.settings import LossSettings, TrainSettings
+from preftune.training.settings import TrainSettings
 from preftune.training.trainer import PairTrainer
 from tests import stock
 
@@ -43,19 +44,19 @@ def make(chatml_model: Path, pair_file: Path, tmp_path: Path) -> Make:
 
     def build(
         *,
-        method: str = "kto",
         adapter: LowRankSettings | FullSettings | None = None,
         loss: dict[str, Any] = LOSS,
         reference: str = "base",
+        verify: str = "first_batch",
         model: dict[str, Any] | None = None,
         **train: Any,
     ) -> Any:
         settings = stock.model_settings(chatml_model, **(model or {}))
         recipe = TrainSettings.model_validate(TRAIN | train)
         data = stock.data_settings(pair_file, test_size=6)
-        prepared = prepare(settings, data, adapter or stock.lora(), recipe, 0, method)
         parsed = TypeAdapter(LossSettings).validate_python(loss)
-        trainer = build_trainer(method, prepared, recipe, parsed, reference, 0, tmp_path)
+        prepared = prepare(settings, data, adapter or stock.lora(), recipe, parsed, 0)
+        trainer = build_trainer(prepared, recipe, parsed, reference, verify, 0, tmp_path)
         LOGS[id(trainer)] = []
         trainer.report_to(lambda step, steps: None, lambda metrics, step: LOGS[id(trainer)].append(dict(metrics)))
         return trainer
@@ -97,7 +98,7 @@ def test_the_first_loss_is_half_of_the_mean_weight(make: Make) -> None:
 
 
 def test_held_out_answers_are_measured_as_pairs_are(make: Make) -> None:
-    answers, pairs = make(), make(method="dpo", loss={"name": "sigmoid", "beta": 0.1, "label_smoothing": 0.0})
+    answers, pairs = make(), make(loss={"name": "sigmoid", "beta": 0.1, "label_smoothing": 0.0})
     assert isinstance(pairs, PairTrainer)
     torch.manual_seed(1)
     for ours, theirs in zip(moving(answers), moving(pairs), strict=True):
@@ -128,7 +129,7 @@ def test_the_loss_and_its_gradient_equal_those_of_stock_trl(
 ) -> None:
     loss = LOSS | {"desirable_weight": weights[0], "undesirable_weight": weights[1]}
     fields = {"per_device_train_batch_size": 16 // accumulation, "learning_rate": 1e-3}
-    ours, stock_loss = (make(loss=loss, **fields) for _ in range(2))
+    ours, stock_loss = (make(loss=loss, verify="off", **fields) for _ in range(2))
     stock_loss.precompute_ref_logps = False
     stock_loss.compute_loss = lambda model, inputs, **_: KTOTrainer.compute_loss(  # type: ignore[method-assign]
         stock_loss, model, {name: value for name, value in inputs.items() if name != "row"}
@@ -146,9 +147,9 @@ def test_every_epoch_keeps_answers_and_their_stand_ins_together(make: Make) -> N
     seen: list[tuple[list[int], str]] = []
     score = trainer._score
 
-    def watched(model: Any, inputs: dict[str, Any]) -> Any:
+    def watched(model: Any, inputs: dict[str, Any], split: str) -> Any:
         seen.append((inputs["row"].tolist(), str(inputs["KL_input_ids"].tolist())))
-        return score(model, inputs)
+        return score(model, inputs, split)
 
     trainer._score = watched  # type: ignore[method-assign]
     trainer.train()
@@ -159,8 +160,13 @@ def test_every_epoch_keeps_answers_and_their_stand_ins_together(make: Make) -> N
 
 
 def test_the_first_batch_is_verified_from_scratch(make: Make) -> None:
-    verified = make().verify_first_batch()
-    assert verified.loss == verified.scratch == pytest.approx(0.5, abs=1e-6)
+    trainer = make()
+    trainer.train()
+    verified = trainer.verified
+    assert verified is not None
+    assert verified.loss == verified.scratch == verified.trl == pytest.approx(0.5, abs=1e-6)
+    assert verified.gradient_norm == pytest.approx(verified.gradient_norm_scratch, rel=1e-4)
+    assert verified.gradient_norm > 1e-3
     assert verified.largest_difference < 1e-3
     assert verified.sequences == 32
 
@@ -179,15 +185,17 @@ def test_verification_stops_a_run_whose_head_is_wrong(make: Make, asked: int, na
         return output
 
     trainer.model.base_model.model.forward = shifted
+    trainer.starts_at_reference = False  # else the first step's own check stops it
     with pytest.raises(RunFailed, match=f"the log-probability of the {name} completion must equal the one computed"):
-        trainer.verify_first_batch()
+        trainer.train()
 
 
 def test_verification_stops_a_run_whose_loss_is_another(make: Make) -> None:
     trainer = make()
-    trainer.pair_loss = lambda logps: 1.0 - 0.75 * torch.ones_like(logps.policy)
-    with pytest.raises(RunFailed, match=r"the loss must be 0\.500000 as computed from scratch, got 0\.250000"):
-        trainer.verify_first_batch()
+    cost = trainer.cost
+    trainer.cost = lambda logps: 0.5 * cost(logps)
+    with pytest.raises(RunFailed, match=r"preftune's own loss disagrees with the other two"):
+        trainer.train()
 
 
 def test_a_wrong_reference_stops_the_first_step(make: Make) -> None:
@@ -202,8 +210,8 @@ def test_a_wrong_reference_stops_the_first_step(make: Make) -> None:
 def test_a_loss_that_is_not_finite_stops_the_run_before_the_update_and_names_its_answers(make: Make) -> None:
     trainer = make()
     start = copy.deepcopy(moving(trainer))
-    answer_loss = trainer.pair_loss
-    trainer.pair_loss = lambda logps: answer_loss(logps) * torch.tensor([1.0, float("nan"), *[1.0] * 6])
+    answer_loss = trainer.cost
+    trainer.cost = lambda logps: answer_loss(logps) * torch.tensor([1.0, float("nan"), *[1.0] * 6])
     with pytest.raises(
         RunFailed, match=r"the loss of step 1 must be finite.* Its rows: pairs.jsonl:\d+ \((chosen|rejected)\)\. Lower"
     ):

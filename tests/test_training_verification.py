@@ -11,6 +11,7 @@ from preftune.losses.logps import PairLogps
 from preftune.models.settings import FullSettings
 from preftune.refusals import RunFailed
 from preftune.training import verification
+from preftune.training.scratch_side import PairSide
 from preftune.training.verification import Trained, Verified
 from tests import stock
 from tests.test_trainer import Make, make  # noqa: F401  a fixture
@@ -21,7 +22,12 @@ LOG2 = math.log(2)
 
 def compared(record: PairLogps, **fields: Any) -> Verified:
     trained = Trained(**{"logps": record, "loss": LOG2, "trl": LOG2, "trl_slopes": 0.0, "gradient_norm": 1.0} | fields)
-    return verification.compare(trained, logps([0.0], [0.0]), mean_loss, 1.0, torch.float32)
+    side = PairSide(_nothing, _nothing, {}, kl=False)
+    return verification.compare(trained, logps([0.0], [0.0]), side, mean_loss, 1.0, torch.float32)
+
+
+def _nothing(ids: torch.Tensor) -> torch.Tensor:
+    raise AssertionError
 
 
 def test_what_agrees_is_told_in_one_line() -> None:
