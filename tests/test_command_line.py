@@ -67,7 +67,7 @@ def test_a_directory_of_ones_own_adds_choices(tmp_path):
     (tmp_path / "loss" / "mine.yaml").write_text("name: ipo\nbeta: 0.3\n")
     argv = ["--config-dir", str(tmp_path), "loss=mine"]
     assert checked(*argv) == argv
-    with pytest.raises(Refusal, match=r"loss must be one of .*ipo_sum, mine, nca_pair, .*, got 'others'"):
+    with pytest.raises(Refusal, match=r"loss must be one of .*ipo_sum, kto, mine, nca_pair, .*, got 'others'"):
         checked("--config-dir", str(tmp_path), "loss=others")
 
 
@@ -88,7 +88,7 @@ def test_every_value_of_every_sweep_is_checked():
 
 
 def test_a_glob_sweeps_over_the_files_that_exist():
-    sweep = "loss=glob(*,exclude=[custom])"
+    sweep = "loss=glob(*,exclude=[custom,kto])"
     assert checked("-m", sweep) == ["-m", sweep]
 
 

@@ -275,6 +275,8 @@ def _nearest(key: str, siblings: list[str], values: Mapping[str, Any]) -> str:
     near = did_you_mean(last, [*(name.rpartition(".")[2] for name in siblings), *choices])
     if near:
         return near.replace("mean ", f"mean {group}." if group else "mean ")
+    if f"{group}.params" in siblings:
+        return f"; did you mean {group}.params.{last}?"  # a function of the user's own takes it
     elsewhere = [name for name, _ in leaves(values) if name.endswith(f".{last}") and name != key]
     if elsewhere:
         return f"; did you mean {elsewhere[0]}?"

@@ -29,6 +29,6 @@ def cost(formula: "Formula", multipliers: Mapping[str, float], logps: PairLogps)
         score = term.scratch(logps, **term.parameters).double()
         if term.limit is not None:
             over = score - term.limit
-            score = over if term.rate > 0 else over.clamp(min=0.0)
+            score = over if term.rate > 0 else torch.where(over > 0, over, 0.0)
         total = total + multipliers[name] * score
     return scratch.weighted(total, logps)
