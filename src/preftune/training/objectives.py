@@ -68,7 +68,8 @@ def _term(name: str, settings: TermSettings) -> Term:
 def trl_fields(loss: LossSettings) -> dict[str, Any] | None:
     """Return the fields of TRL's trainer with which it computes the same loss; None where it has no such loss."""
     records = loss.weighted()
-    smoothed = "sigmoid" in records and getattr(records["sigmoid"][0], "label_smoothing", 0.0)  # TRL ignores it there
+    sigmoid, _ = records.get("sigmoid", (None, 0.0))
+    smoothed = getattr(sigmoid, "label_smoothing", 0.0)  # TRL ignores it there
     broken = loss.use_weighting and "hinge" in records  # TRL's has no gradient: it overwrites what backward needs
     if loss.terms or smoothed or broken or not records.keys() <= set(_OF_TRL):
         return None
