@@ -123,16 +123,18 @@ def _assignments(trainer: type) -> set[str]:
 
 
 def _reads(function: Callable[..., Any]) -> list[str]:
-    found = set()
-    for node in ast.walk(_tree(function)):
-        owner = ast.unparse(node.value) if isinstance(node, ast.Attribute | ast.Subscript) else ""
-        if isinstance(node, ast.Attribute) and owner in ("self", "self.args", "outputs", "ref_outputs"):
-            found.add(ast.unparse(node))
-        elif isinstance(node, ast.Subscript) and owner == "inputs":
-            found.add(ast.unparse(node))
-        elif isinstance(node, ast.Call) and "fused_lm_head" in ast.unparse(node):
-            found.add(ast.unparse(node))
-    return sorted(found)
+    return sorted({ast.unparse(node) for node in ast.walk(_tree(function)) if _is_read(node)})
+
+
+def _is_read(node: ast.AST) -> bool:
+    match node:
+        case ast.Attribute(value=owner):
+            return ast.unparse(owner) in ("self", "self.args", "outputs", "ref_outputs")
+        case ast.Subscript(value=owner):
+            return ast.unparse(owner) == "inputs"
+        case ast.Call(keywords=given):
+            return any(each.arg == "fused_lm_head" for each in given)
+    return False
 
 
 def _choices(function: Callable[..., Any]) -> list[str]:
