@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from preftune import command_line
-from preftune.refusals import Refusal
+from preftune.refusals import RunFailed
 from preftune.runs.opening import identify
 from tests.test_recipes import ROOT, SMALL, Execute, execute, read  # noqa: F401  a fixture
 
@@ -54,7 +54,7 @@ def test_fifteen_lines_of_ones_own_train_by_dotted_path(execute: Execute, own: P
     assert summary["loss_first"] == pytest.approx(1.0, abs=1e-4)
     assert summary["verified"]["loss"] == pytest.approx(summary["verified"]["scratch"], abs=1e-5)
     assert summary["verified"]["trl"] is None
-    assert summary["loss_last"] < summary["loss_first"]
+    assert summary["eval"]["loss"] < summary["eval_start"]["loss"]
 
 
 def test_a_constraint_of_ones_own_is_logged_by_its_name(
@@ -78,7 +78,7 @@ def test_a_loss_that_fails_the_battery_is_refused_before_any_model_is_looked_for
     tmp_path: Path,
 ) -> None:
     own.write_text("def flat(logps):\n    return 0 * logps.margin()\n")
-    with pytest.raises(Refusal, match=r"^loss\.name must send gradient to the policy's log-probabilities, got 0 at "):
+    with pytest.raises(RunFailed, match=r"^loss\.name must send gradient to the policy's log-probabilities, got 0 at "):
         execute("model=llama3_8b", f"model.path={tmp_path}", *SMALL, *typed(f"loss.name={own.stem}.flat"))
 
 

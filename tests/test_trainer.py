@@ -49,7 +49,7 @@ def make(chatml_model: Path, pair_file: Path, tmp_path: Path) -> Make:
     ) -> PairTrainer:
         settings = stock.model_settings(chatml_model, **(model or {}))
         recipe = TrainSettings.model_validate(TRAIN | train)
-        fields = {"name": loss, "beta": 0.1} | (parameters or {})
+        fields = ({"name": loss} if loss == "sum" else {"name": loss, "beta": 0.1}) | (parameters or {})
         if loss == "sigmoid":
             fields = {"label_smoothing": 0.0} | fields
         chosen = TypeAdapter(LossSettings).validate_python(fields)
@@ -256,3 +256,17 @@ def test_the_last_loss_is_that_of_the_last_step_whether_or_not_it_was_logged(mak
     assert trainer.totals().loss_last < trainer.totals().loss_first
     if losses:
         assert trainer.totals().loss_last == pytest.approx(losses[-1], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"use_weighting": True},  # TRL's own has no gradient
+        {"losses": {"sigmoid": {"beta": 0.1, "label_smoothing": 0.1}}, "weights": {"sigmoid": 1.0}},  # TRL ignores it
+    ],
+)
+def test_a_loss_that_trl_cannot_check_trains_all_the_same(make: Make, parameters: dict[str, Any]) -> None:
+    trainer = make(loss="sum" if "losses" in parameters else "hinge", parameters=parameters)
+    trainer.train()
+    assert trainer.verified is not None
+    assert trainer.verified.trl is None

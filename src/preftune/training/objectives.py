@@ -68,8 +68,12 @@ def _term(name: str, settings: TermSettings) -> Term:
 def trl_fields(loss: PairLossSettings) -> dict[str, Any] | None:
     """Return the fields of TRL's trainer with which it computes the same loss; None where it has no such loss."""
     records = loss.weighted()
-    smoothed = getattr(loss, "label_smoothing", 0.0) if "sigmoid" in records else 0.0  # TRL ignores it there
-    if loss.terms or smoothed or not records.keys() <= set(_OF_TRL):
+    sigmoid, _ = records.get("sigmoid", (None, 0.0))
+    smoothed = getattr(sigmoid, "label_smoothing", 0.0)  # TRL ignores it there
+    broken = loss.use_weighting and not records.keys().isdisjoint(
+        ("hinge", "sft")
+    )  # TRL's fail: docs/trl_differences.md
+    if loss.terms or smoothed or broken or not records.keys() <= set(_OF_TRL):
         return None
     shared: dict[str, Any] = {}
     for record, _ in records.values():
