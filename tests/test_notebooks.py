@@ -28,7 +28,8 @@ def executed(path: Path, directory: Path) -> nbformat.NotebookNode:
         kernel_name="python3", kernel_spec_manager=kernels, connection_file=str(directory / "kernel.json")
     )
     client = NotebookClient(notebook, km=kernel, timeout=SECONDS, resources={"metadata": {"path": str(path.parent)}})
-    environment = {"PYTHONPATH": str(ROOT / "src"), "IPYTHONDIR": str(directory), "MPLCONFIGDIR": str(directory)}
+    fonts = Path(os.environ["PREFTUNE_CACHE"]) / "matplotlib"  # seconds to list them, so once
+    environment = {"PYTHONPATH": str(ROOT / "src"), "IPYTHONDIR": str(directory), "MPLCONFIGDIR": str(fonts)}
     client.execute(env={**os.environ, **environment})
     return notebook
 
