@@ -97,6 +97,7 @@ def test_a_run_leaves_what_the_design_lists(execute: Execute, capsys: pytest.Cap
         *("logratio_margin", "accuracy", "chosen_logp_per_token", "rejected_logp_per_token", "kl_to_reference"),
     } <= summary["eval"].keys()
     assert summary["verified"]["largest_difference"] < 1e-3
+    assert summary["verified"]["cost_in_steps"] > 0
     assert read(directory / "status.json")["state"] == "complete"
     assert read(directory / "status.json")["step"] == 3
     assert read(directory / "ledger.json")["train"]["kept"] == 48

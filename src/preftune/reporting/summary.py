@@ -77,6 +77,12 @@ def summarise(
         "kl_to_reference": None if kl is None else kl.to_json(),
         "true_reward": measured.true_reward,
         "engine": engine,
-        "verified": None if verified is None else verified.to_json(),
+        "verified": None if verified is None else _with_cost(verified, seconds["train"], totals.steps),
         "verdict": judge(before, after).to_json(),
     }
+
+
+def _with_cost(verified: Verified, seconds: float, steps: int) -> dict[str, float | int | None]:
+    """Return what was compared, with what one check cost in training steps without one."""
+    step = (seconds - verified.seconds * verified.checks) / steps
+    return {**verified.to_json(), "cost_in_steps": verified.seconds / step}
