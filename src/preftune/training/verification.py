@@ -2,7 +2,8 @@
 
 1. The log-probabilities of a micro-batch, as they train, are compared with those of each sequence alone.
 2. Its loss is computed by the run's own loss, from scratch, and by TRL where TRL has that loss.
-3. The gradient that the optimizer is about to take is compared with the one from scratch.
+3. The gradient that the optimizer is about to take is compared with the one from scratch, in norm and direction.
+4. The numbers that travel with the pairs are compared with those of their rows.
 """
 
 import math
@@ -22,7 +23,7 @@ Cost = Callable[[Any], Tensor]
 # Largest difference allowed between two ways to the same log-probability, in nats per token of the completion,
 # by the type the model computes in. A bfloat16 logit of 20 is rounded to a sixteenth.
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 4e-2}
-# The same between two gradient norms, as a share.
+# The same between two gradient norms, as a share; and the most by which the cosine of their angle may be below 1.
 GRADIENT_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 0.2}
 # The same between two ways to the loss of the same log-probabilities, as a share of the loss, or of 1 nat.
 _LOSS_TOLERANCE = 1e-4
@@ -37,8 +38,8 @@ class Side(Protocol):
     def lengths(self, logps: Any) -> dict[str, Tensor]:
         """Return the tokens behind each sum of log-probabilities, each of shape `(B,)`, by the sum's name."""
 
-    def gradient_norm(self, cost: Cost, logps: Any, moving: Sequence[nn.Parameter]) -> float:
-        """Return the norm of the gradient of the mean of `cost` to what trains."""
+    def gradient(self, cost: Cost, logps: Any, moving: Sequence[nn.Parameter]) -> list[Tensor]:
+        """Return the gradient of the mean of `cost` to what trains, in float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,7 @@ class Trained:
         trl_slopes: Largest difference between the two gradients to a token's log-probability, as a share of the
             largest such gradient; None where TRL has no such loss.
         gradient_norm: Norm of the gradient of that mean to what trains; None where dropout is drawn at random.
+        gradient_cosine: Cosine of the angle between that gradient and the one from scratch; None where it has no norm.
     """
 
     logps: Any
@@ -59,6 +61,7 @@ class Trained:
     trl: float | None = None
     trl_slopes: float | None = None
     gradient_norm: float | None = None
+    gradient_cosine: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,13 +137,15 @@ def compare(
         dtype: What the model computes in.
 
     Raises:
-        RunFailed: A log-probability, the loss or the gradient differs by more than the tolerance of `dtype`.
+        RunFailed: A log-probability, a number that travels with a pair, the loss or the gradient differs by more than
+            the tolerance of `dtype`.
     """
     lengths = side.lengths(ours)
     sums = {name: (getattr(trained.logps, name), getattr(ours, name), tokens) for name, tokens in lengths.items()}
     largest = _compare_sums(sums, TOLERANCE[dtype])
+    _compare_extras(getattr(trained.logps, "extras", {}), getattr(ours, "extras", {}))
     _compare_losses(trained, cost(trained.logps).mean().item())
-    _compare_gradients(trained.gradient_norm, scratch_gradient_norm, GRADIENT_TOLERANCE[dtype])
+    _compare_gradients(trained, scratch_gradient_norm, GRADIENT_TOLERANCE[dtype])
     return Verified(
         trained.loss,
         cost(ours).mean().item(),
@@ -189,6 +194,16 @@ def _compare_sums(sums: Mapping[str, tuple[Tensor, Tensor, Tensor]], tolerance: 
     return largest
 
 
+def _compare_extras(got: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Refuse numbers that are not those of their pairs."""
+    for name in expected:
+        if not torch.allclose(got[name].double(), expected[name].double(), equal_nan=True):
+            raise RunFailed(
+                f"the numbers that travel with the pairs must be those of their rows, got other ones for {name}; "
+                "report it, or set verify=off to go on unchecked"
+            )
+
+
 def _compare_losses(trained: Trained, from_scratch: float) -> None:
     """Refuse losses that differ, by name of the one that stands alone."""
     losses = {"preftune's own loss": trained.loss, "the from-scratch loss": from_scratch}
@@ -218,12 +233,18 @@ def _spread(values: Any) -> float:
     return math.inf if any(math.isnan(value) for value in found) else max(found) - min(found)
 
 
-def _compare_gradients(got: float | None, expected: float | None, tolerance: float) -> None:
+def _compare_gradients(trained: Trained, expected: float | None, tolerance: float) -> None:
+    got, cosine = trained.gradient_norm, trained.gradient_cosine
     if got is None or expected is None or not math.isfinite(got):
         return  # one that is not finite stops the run with its rows, before the optimizer moves
+    wrong = "the backward pass that trains is wrong for this model; report it, or set verify=off to go on unchecked"
     if not abs(got - expected) <= tolerance * max(abs(expected), 1e-6):
         raise RunFailed(
             f"the gradient norm must be {expected:.6g} as computed from scratch, within {tolerance:g} of it, got "
-            f"{got:.6g}: the backward pass that trains is wrong for this model; report it, or set verify=off to go "
-            "on unchecked"
+            f"{got:.6g}: {wrong}"
+        )
+    if cosine is not None and expected > 1e-6 and not cosine >= 1 - tolerance:
+        raise RunFailed(
+            f"the gradient must point where the one computed from scratch points, with a cosine of at least "
+            f"{1 - tolerance:g} between them, got {cosine:.4f}: {wrong}"
         )
