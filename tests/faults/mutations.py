@@ -101,7 +101,6 @@ _OF_POLICY, _OF_REFERENCE = "the log-probability of the policy's", "the log-prob
 _GRADIENT_NORM = "the gradient norm must be"
 _DIRECTION = "the gradient must point where the one computed from scratch points"
 _THREE_WAYS = "the loss must be the same 3 ways"
-_TOKEN_GRADIENT = "the gradient to each token's log-probability must be the same as TRL's"
 
 MUTATIONS = [
     *_scratch(
@@ -127,7 +126,12 @@ MUTATIONS = [
     *_scratch(
         "pointwise",
         ("nca raises rejected", "nca_pair", "0.5 * F.logsigmoid(-rejected)", "0.5 * F.logsigmoid(rejected)"),
-        ("sppo's target negative", "sppo_hard", "(logps.chosen_logratio() - target)", "(logps.chosen_logratio() + target)"),
+        (
+            "sppo's target negative",
+            "sppo_hard",
+            "(logps.chosen_logratio() - target)",
+            "(logps.chosen_logratio() + target)",
+        ),
     ),
     *_scratch(
         "reference_free",
@@ -206,7 +210,12 @@ MUTATIONS = [
     ),
     *_scratch(
         "terms",
-        ("a penalty's length norm dropped", "terms", "-logps.policy_chosen / logps.lengths()[0]", "-logps.policy_chosen"),
+        (
+            "a penalty's length norm dropped",
+            "terms",
+            "-logps.policy_chosen / logps.lengths()[0]",
+            "-logps.policy_chosen",
+        ),
     ),
     *_scratch(
         "kto",
@@ -222,12 +231,22 @@ MUTATIONS = [
     *_parity("losses.variants", ("dpo per token on sums", "sigmoid_norm", _PER_TOKEN, "logps.margin()")),
     *_parity(
         "losses.pointwise",
-        ("bco raises rejected", "bco_pair", "F.logsigmoid(-beta * logps.rejected", "F.logsigmoid(beta * logps.rejected"),
+        (
+            "bco raises rejected",
+            "bco_pair",
+            "F.logsigmoid(-beta * logps.rejected",
+            "F.logsigmoid(beta * logps.rejected",
+        ),
         ("apo lowers the margin", "apo_down", "F.sigmoid(-beta * logps.margin", "F.sigmoid(beta * logps.margin"),
     ),
     *_parity(
         "losses.rewards",
-        ("a divergence of another order", "alpha_divergence", "f_alpha_divergence_coef - 1}", "f_alpha_divergence_coef}"),
+        (
+            "a divergence of another order",
+            "alpha_divergence",
+            "f_alpha_divergence_coef - 1}",
+            "f_alpha_divergence_coef}",
+        ),
     ),
     *_parity(
         "losses.kto",
@@ -237,7 +256,12 @@ MUTATIONS = [
         "tokens.encoding",
         ("the end token not trained", "ids", "chosen[len(prompt) :], rejected", "chosen[len(prompt) : -2], rejected"),
         ("prompt counted with the answer", "ids", "return prompt, chosen[len(prompt) :]", "return prompt, chosen"),
-        ("the answer a token late", "ids", "return prompt, chosen[len(prompt) :]", "return prompt, chosen[len(prompt) + 1 :]"),
+        (
+            "the answer a token late",
+            "ids",
+            "return prompt, chosen[len(prompt) :]",
+            "return prompt, chosen[len(prompt) + 1 :]",
+        ),
         (
             "chosen and rejected rows exchanged",
             "ids",
@@ -245,7 +269,10 @@ MUTATIONS = [
             "prompt, rejected[len(prompt) :], chosen[len(prompt) :]",
         ),
     ),
-    *_parity("tokens.answers", ("an answer set against its own prompt", "mismatched", "np.roll(together, counts.max())", "together")),
+    *_parity(
+        "tokens.answers",
+        ("an answer set against its own prompt", "mismatched", "np.roll(together, counts.max())", "together"),
+    ),
     *_parity(
         "training.trainer",
         (
@@ -273,7 +300,13 @@ MUTATIONS = [
             "*policy.outputs.log_probs.mean(dim=1)",
         ),
         ("mean for sum on both sides", "start", f"{_OF_POLICY} chosen", _SUMS, _SUMS.replace(".sum(", ".mean(")),
-        ("chosen and rejected exchanged", "start", f"{_OF_POLICY} chosen", _SUMS, _SUMS.replace(".chunk(2)", ".chunk(2)[::-1]")),
+        (
+            "chosen and rejected exchanged",
+            "start",
+            f"{_OF_POLICY} chosen",
+            _SUMS,
+            _SUMS.replace(".chunk(2)", ".chunk(2)[::-1]"),
+        ),
         (
             "rejected's reference for both answers",
             "moved",
@@ -309,39 +342,141 @@ MUTATIONS = [
             "self.model(**inputs)",
             _labels('inputs["labels"].where(inputs["attention_mask"] == 1, inputs["input_ids"])'),
         ),
-        ("prompt counted in the lengths", "ipo", _THREE_WAYS, "completion_mask[:, 1:].bool()", "completion_mask[:, 1:] > -1"),
-        ("the mask of lengths shifted by one", "ipo", _THREE_WAYS, "completion_mask[:, 1:].bool()", "completion_mask[:, :-1].bool()"),
-        ("divergence of the wrong direction", "tdpo", _GRADIENT_NORM, "log_ref.exp() * (log_ref - log_pi)", "log_pi.exp() * (log_pi - log_ref)"),
-        ("divergence at the token after", "tdpo", _GRADIENT_NORM, "hidden[0][:, :-1][mask]), reference(hidden[1][:, :-1]", "hidden[0][:, 1:][mask]), reference(hidden[1][:, 1:]"),
-        ("collision without its log", "wpo", _THREE_WAYS, "policy.outputs.log_sum_sq_probs if", "policy.outputs.log_sum_sq_probs.exp() if"),
-        ("values of tokens not moved to the left", "ld_alpha", _THREE_WAYS, ".gather(1, order)[:, :width]", "[:, :width]"),
+        (
+            "prompt counted in the lengths",
+            "ipo",
+            "chosen_lengths must be that of each pair's own row",
+            "completion_mask[:, 1:].bool()",
+            "completion_mask[:, 1:] > -1",
+        ),
+        (
+            "the mask of lengths shifted by one",
+            "ipo",
+            "chosen_lengths must be that of each pair's own row",
+            "completion_mask[:, 1:].bool()",
+            "completion_mask[:, :-1].bool()",
+        ),
+        (
+            "divergence of the wrong direction",
+            "tdpo",
+            "the kl of the ",
+            "log_ref.exp() * (log_ref - log_pi)",
+            "log_pi.exp() * (log_pi - log_ref)",
+        ),
+        (
+            "divergence at the token after",
+            "tdpo",
+            "the kl of the ",
+            "hidden[0][:, :-1][mask]), reference(hidden[1][:, :-1]",
+            "hidden[0][:, 1:][mask]), reference(hidden[1][:, 1:]",
+        ),
+        (
+            "collision without its log",
+            "wpo",
+            "the collision of the ",
+            "policy.outputs.log_sum_sq_probs if",
+            "policy.outputs.log_sum_sq_probs.exp() if",
+        ),
+        (
+            "values of tokens not moved to the left",
+            "ld_alpha",
+            _THREE_WAYS,
+            ".gather(1, order)[:, :width]",
+            "[:, :width]",
+        ),
     ),
     *_run(
         "trainer",
-        ("the policy for its own reference", "moved", f"{_OF_REFERENCE} chosen", "policy.scored, reference.scored", "policy.scored, policy.scored"),
-        ("the reference trained along", "full", f"{_OF_REFERENCE} chosen", "scoring.Recording(self.ref_model or self.model", "scoring.Recording(self.model"),
+        (
+            "the policy for its own reference",
+            "moved",
+            f"{_OF_REFERENCE} chosen",
+            "policy.scored, reference.scored",
+            "policy.scored, policy.scored",
+        ),
+        (
+            "the reference trained along",
+            "full",
+            f"{_OF_REFERENCE} chosen",
+            "scoring.Recording(self.ref_model or self.model",
+            "scoring.Recording(self.model",
+        ),
         ("gradient scaled", "start", _GRADIENT_NORM, "return losses.mean()", "return 0.5 * losses.mean()"),
         ("loss summed instead of averaged", "start", _GRADIENT_NORM, "return losses.mean()", "return losses.sum()"),
-        ("half of the batch without gradient", "start", _GRADIENT_NORM, "return losses.mean()", "return losses[::2].sum() / len(losses)"),
+        (
+            "half of the batch without gradient",
+            "start",
+            _GRADIENT_NORM,
+            "return losses.mean()",
+            "return losses[::2].sum() / len(losses)",
+        ),
         ("gradient's sign", "start", _DIRECTION, "return losses.mean()", "return -losses.mean()"),
-        ("accumulation not divided out", "accumulated", _GRADIENT_NORM, "return losses.mean()", "return losses.mean() * self.current_gradient_accumulation_steps"),
-        ("a loss other than the objective trains", "moved", _GRADIENT_NORM, "return losses.mean()", "return losses.square().mean()"),
+        (
+            "accumulation not divided out",
+            "accumulated",
+            _GRADIENT_NORM,
+            "return losses.mean()",
+            "return losses.mean() * self.current_gradient_accumulation_steps",
+        ),
+        (
+            "a loss other than the objective trains",
+            "moved",
+            _GRADIENT_NORM,
+            "return losses.mean()",
+            "return losses.square().mean()",
+        ),
     ),
     *_run(
         "sides",
-        ("the adapter on in the reference", "moved", f"{_OF_REFERENCE} chosen", "with policy.disable_adapter():", "with torch.no_grad():"),
+        (
+            "the adapter on in the reference",
+            "moved",
+            f"{_OF_REFERENCE} chosen",
+            "with policy.disable_adapter():",
+            "with torch.no_grad():",
+        ),
         ("dropout live where none is looked for", "dropout", f"{_OF_POLICY} chosen", "module.p > 0", "module.p > 1"),
     ),
     *_run(
         "extras",
-        ("numbers of other rows", "soft", "the numbers that travel with the pairs", "from_numpy(column[places]).to", "from_numpy(column[places[::-1]]).to"),
+        (
+            "numbers of other rows",
+            "soft",
+            "probability must be that of each pair's own row",
+            "from_numpy(column[places]).to",
+            "from_numpy(column[places[::-1]]).to",
+        ),
     ),
     *_run(
         "kto",
         ("labels exchanged", "kto", _THREE_WAYS, 'AnswerLogps(inputs["label"]', 'AnswerLogps(~inputs["label"]'),
-        ("mismatched answers not moved", "kto", f"{_OF_POLICY} mismatched", "mismatched.sum(dim=1), reference_mismatched", "reference_mismatched, reference_mismatched"),
-        ("policy and reference of single answers exchanged", "kto", f"{_OF_POLICY} completion", "matched.sum(dim=1), reference, mis", "reference, matched.sum(dim=1), mis"),
-        ("references of single answers exchanged", "kto", _THREE_WAYS, '= reference, reference_mismatched\n', '= reference_mismatched, reference\n'),
-        ("gradient of single answers scaled", "kto", _GRADIENT_NORM, "return losses.mean()", "return 2 * losses.mean()"),
+        (
+            "mismatched answers not moved",
+            "kto",
+            f"{_OF_POLICY} mismatched",
+            "mismatched.sum(dim=1), reference_mismatched",
+            "reference_mismatched, reference_mismatched",
+        ),
+        (
+            "policy and reference of single answers exchanged",
+            "kto",
+            f"{_OF_POLICY} completion",
+            "matched.sum(dim=1), reference, mis",
+            "reference, matched.sum(dim=1), mis",
+        ),
+        (
+            "references of single answers exchanged",
+            "kto",
+            _THREE_WAYS,
+            "= reference, reference_mismatched\n",
+            "= reference_mismatched, reference\n",
+        ),
+        (
+            "gradient of single answers scaled",
+            "kto",
+            _GRADIENT_NORM,
+            "return losses.mean()",
+            "return 2 * losses.mean()",
+        ),
     ),
-]  # fmt: skip
+]
