@@ -96,6 +96,7 @@ def _labels(instead: str) -> str:
 
 _PER_TOKEN = "logps.chosen_logratio() / chosen_lengths - logps.rejected_logratio() / rejected_lengths"
 _SMOOTHED = "-(1 - label_smoothing) * F.logsigmoid(h) - label_smoothing * F.logsigmoid(-h)"
+_SMOOTHED_WRONG = "-(1 - label_smoothing) * F.logsigmoid(-h) - label_smoothing * F.logsigmoid(h)"
 _SUMS = "*policy.outputs.log_probs.sum(dim=1).chunk(2), *reference.outputs.log_probs.sum(dim=1).chunk(2)"
 _OF_POLICY, _OF_REFERENCE = "the log-probability of the policy's", "the log-probability of the reference's"
 _GRADIENT_NORM = "the gradient norm must be"
@@ -107,7 +108,7 @@ MUTATIONS = [
         "pairwise",
         ("beta squared", "sigmoid", "h = beta * logps.margin()", "h = beta**2 * logps.margin()"),
         ("label smoothing dropped", "sigmoid", _SMOOTHED, "-F.logsigmoid(h)"),
-        ("label smoothing to the wrong side", "sigmoid", _SMOOTHED, _SMOOTHED.replace("1 - label", "0 + label")),
+        ("label smoothing to the wrong side", "sigmoid", _SMOOTHED, _SMOOTHED_WRONG),
         ("ipo without its length norm", "ipo", _PER_TOKEN, "logps.margin()"),
         ("ipo with twice its target", "ipo", "(per_token - 1 / (2 * beta))", "(per_token - 1 / beta)"),
         ("hinge with its sign flipped", "hinge", "torch.relu(1 - beta", "torch.relu(1 + beta"),
@@ -194,7 +195,7 @@ MUTATIONS = [
     *_scratch(
         "rewards",
         ("a divergence's sign", "js_divergence", "math.log(2) + F.log", "math.log(2) - F.log"),
-        ("forward for reverse", "forward_kl", '"forward_kl": -1.0', '"forward_kl": 0.0'),
+        ("reverse for forward", "forward_kl", '"forward_kl": -1.0', '"forward_kl": 0.0'),
         ("ld_alpha on the shared part", "ld_alpha", ">= shared[:, None]", "< shared[:, None]"),
         ("ld_alpha a token late", "ld_alpha", ">= shared[:, None]", "> shared[:, None]"),
         ("gradient through WPO's weight", "wpo", "tokens.policy.detach() - tokens", "tokens.policy - tokens"),

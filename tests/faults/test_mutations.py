@@ -9,6 +9,9 @@ What none of them can see, since both of the sides that they compare are told th
   rejected answers stand in the wrong columns of the file is trained as it stands.
 - Which reference was meant: where a run keeps a copy of the adapter that it should start from the base without, the
   check computes the reference through that copy, too.
+- What the batch says of itself: the check believes its ids, labels and completion mask, which are TRL's collator's. A
+  prompt counted there is caught by parity and by nothing in a run. Numbers of streamed pairs are believed, too.
+- The gradient where dropout is drawn at random, or where there are several processes: it is not compared there.
 - What moves between steps (the multipliers of terms, running averages): the from-scratch side is given them. Their own
   tests hold them.
 - What happens after the gradient: clipping, the optimizer, the schedule, accumulation beyond a step's first
