@@ -203,11 +203,11 @@ def test_a_term_that_cannot_be_used_is_refused_by_its_key(terms: dict[str, Any],
         (
             {
                 "name": "sum",
-                "losses": {"hinge": {"beta": 0.1}, "sft": {}},
-                "weights": {"hinge": 0.8, "sft": 0.2},
+                "losses": {"ipo": {"beta": 0.1}, "bco_pair": {"beta": 0.1}},
+                "weights": {"ipo": 0.8, "bco_pair": 0.2},
                 "use_weighting": True,
             },
-            {"loss_types": ["hinge", "sft"], "loss_weights": [0.8, 0.2], "beta": 0.1, "use_weighting": True},
+            {"loss_types": ["ipo", "bco_pair"], "loss_weights": [0.8, 0.2], "beta": 0.1, "use_weighting": True},
         ),
     ],
 )

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from preftune.losses.logps import PairLogps
+from preftune.losses.logps import PairLogps, TokenLogps
 from preftune.models.settings import FullSettings
 from preftune.refusals import RunFailed
 from preftune.training import verification
@@ -71,6 +71,59 @@ def test_a_gradient_to_tokens_other_than_trls_is_stopped() -> None:
 def test_a_gradient_norm_other_than_the_scratch_one_is_stopped() -> None:
     with pytest.raises(RunFailed, match=r"^the gradient norm must be 1 as computed from scratch, within 0\.001 of it"):
         compared(logps([0.0], [0.0]), gradient_norm=1.1)
+
+
+def test_a_gradient_that_points_elsewhere_is_stopped_whatever_its_norm() -> None:
+    with pytest.raises(RunFailed) as failed:
+        compared(logps([0.0], [0.0]), gradient_cosine=-1.0)
+    assert str(failed.value) == (
+        "the gradient must point where the one computed from scratch points, with a cosine of at least 0.999 between "
+        "them, got -1.0000: the backward pass that trains is wrong for this model; report it, or set verify=off to go "
+        "on unchecked"
+    )
+
+
+@pytest.mark.parametrize("name", ["chosen_lengths", "rejected_lengths"])
+def test_lengths_other_than_those_of_the_rows_are_stopped(name: str) -> None:
+    right = logps([0.0], [0.0])
+    wrong = dataclasses.replace(right, **{name: getattr(right, name) + 1})
+    length = getattr(right, name).item()
+    with pytest.raises(RunFailed) as failed:
+        compared(wrong)
+    assert str(failed.value) == (
+        f"{name} must be that of each pair's own row, got {length + 1:g} where the row has {length:g}; report it, or "
+        "set verify=off to go on unchecked"
+    )
+
+
+def test_numbers_other_than_those_of_the_rows_are_stopped() -> None:
+    right = dataclasses.replace(logps([0.0, 0.0], [0.0, 0.0]), extras={"weight": torch.tensor([math.nan, 2.0])})
+    exchanged = dataclasses.replace(right, extras={"weight": torch.tensor([2.0, math.nan])})
+    side = PairSide(_nothing, _nothing, {}, kl=False)
+    trained = Trained(right, mean_loss(right).mean().item())
+    assert verification.compare(trained, right, side, mean_loss, None, torch.float32).largest_difference == 0
+    with pytest.raises(RunFailed, match=r"^weight must be that of each pair's own row, got 2 where the row has nan;"):
+        verification.compare(dataclasses.replace(trained, logps=exchanged), right, side, mean_loss, None, torch.float32)
+
+
+@pytest.mark.parametrize(("name", "allowed"), [("kl", 1.0), ("collision", 2.0)])
+def test_what_is_read_of_the_distributions_at_tokens_is_compared_with_scratch(name: str, allowed: float) -> None:
+    zero = torch.zeros(1, 2)
+    right = dataclasses.replace(
+        logps([0.0], [0.0]),
+        chosen_tokens=TokenLogps(zero, zero, zero, zero),
+        rejected_tokens=TokenLogps(zero, zero, zero, zero),
+    )
+    side = PairSide(_nothing, _nothing, {}, kl=True)
+
+    def found(difference: float) -> None:
+        tokens = dataclasses.replace(right.tokens()[1], **{name: zero + difference * right.lengths()[1] / 2})
+        trained = Trained(dataclasses.replace(right, rejected_tokens=tokens), mean_loss(right).mean().item())
+        verification.compare(trained, right, side, mean_loss, None, torch.float32)
+
+    found(0.99e-4 * allowed)
+    with pytest.raises(RunFailed, match=rf"^the {name} of the rejected completion must equal the one computed from"):
+        found(1.01e-4 * allowed)
 
 
 @pytest.mark.parametrize(

@@ -110,8 +110,11 @@ class CheckedTraining(Sides):
         ours = side.logps(trained.logps)
         norm = None
         if not random and self.accelerator.num_processes == 1:
-            trained = replace(trained, gradient_norm=self._gradient_norm(moving))
-            norm = side.gradient_norm(self.scratch_cost, ours, moving)
+            expected = side.gradient(self.scratch_cost, ours, moving)
+            norm = torch.nn.utils.get_total_norm(expected).item()
+            trained = replace(
+                trained, gradient_norm=self._gradient_norm(moving), gradient_cosine=_cosine(moving, expected)
+            )
         self.model.train()
         return verification.compare(trained, ours, side, self.scratch_cost, norm, self.precision)
 
@@ -144,6 +147,14 @@ class CheckedTraining(Sides):
             yield
         finally:
             vars(self).update(kept)
+
+
+def _cosine(moving: list[nn.Parameter], expected: list[Tensor]) -> float:
+    """Return the cosine of the angle between what a backward pass left and the expected gradient."""
+    both = [(p.grad.float(), other) for p, other in zip(moving, expected, strict=True) if p.grad is not None]
+    product = torch.stack([(left * other).sum() for left, other in both]).sum()
+    norms = torch.nn.utils.get_total_norm([left for left, _ in both]) * torch.nn.utils.get_total_norm(expected)
+    return (product / norms).item()
 
 
 def no_metrics() -> dict[str, dict[str, list[float]]]:

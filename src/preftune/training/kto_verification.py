@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from preftune.losses import scratch
 from preftune.losses.answers import AnswerLogps
 from preftune.refusals import RunFailed
-from preftune.training.scratch_side import Cost, Forward, alone, norm_of_gradients
+from preftune.training.scratch_side import Cost, Forward, alone, total_gradient
 from preftune.training.verification import TOLERANCE
 
 AnswerLoss = Callable[[AnswerLogps], Tensor]
@@ -44,12 +44,12 @@ class AnswerSide:
         own = {"policy": logps.lengths, "reference": logps.lengths}
         return own | {f"{model}_mismatched": logps.mismatched_lengths for model in own}
 
-    def gradient_norm(self, cost: Cost, logps: AnswerLogps, moving: Sequence[nn.Parameter]) -> float:
-        """Return the norm of the gradient of the mean of `cost` to what trains."""
+    def gradient(self, cost: Cost, logps: AnswerLogps, moving: Sequence[nn.Parameter]) -> list[Tensor]:
+        """Return the gradient of the mean of `cost` to what trains, in float32."""
         policy = logps.policy.detach().requires_grad_()
         (slopes,) = torch.autograd.grad(cost(replace(logps, policy=policy)).mean(), policy)
         sums = _sums(self.policy, self.batch, "")
-        return norm_of_gradients((slope * one.sum() for slope, one in zip(slopes, sums, strict=True)), moving)
+        return total_gradient((slope * one.sum() for slope, one in zip(slopes, sums, strict=True)), moving)
 
 
 def check_first_step(logps: AnswerLogps, loss: AnswerLoss, dtype: torch.dtype) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from preftune.losses import scratch
 from preftune.losses.logps import PairLogps, TokenLogps
+from preftune.pairs import PreferencePair
 
 Forward = Callable[[Tensor], Tensor]
 Cost = Callable[[Any], Tensor]
@@ -20,7 +21,15 @@ class PairSide:
     That is another way to the same numbers, and one that holds the logits of a single sequence at a time.
     """
 
-    def __init__(self, policy: Forward, reference: Forward, batch: dict[str, Tensor], *, kl: bool) -> None:
+    def __init__(
+        self,
+        policy: Forward,
+        reference: Forward,
+        batch: dict[str, Tensor],
+        *,
+        kl: bool,
+        pairs: Sequence[PreferencePair] | None = None,
+    ) -> None:
         """Keep what is needed.
 
         Args:
@@ -29,12 +38,14 @@ class PairSide:
             batch: `input_ids`, `attention_mask` and `completion_mask`, each of shape `(2 B, T)`; the first half
                 holds chosen, the second rejected.
             kl: Whether the loss reads the divergence at each token.
+            pairs: The pairs themselves, for the numbers that travel with them; None where they come by once.
         """
         self.policy, self.reference, self.batch, self.kl = policy, reference, batch, kl
+        self.pairs = pairs
 
     @torch.no_grad()
     def logps(self, trained: PairLogps) -> PairLogps:
-        """Compute the record of the batch, in float64, with the extras of `trained`."""
+        """Compute the record of the batch, in float64, with extras by the names of `trained`."""
         sides = [
             scratch.token_values(self.policy(ids), self.reference(ids), ids, answer)
             for ids, answer in alone(self.batch)
@@ -42,7 +53,7 @@ class PairSide:
         half = len(sides) // 2
         chosen, rejected = TokenLogps.concatenate(sides[:half]), TokenLogps.concatenate(sides[half:])
         record = _summed(chosen, rejected, self.batch["completion_mask"][:, 1:].sum(dim=1))
-        return replace(record, extras=trained.extras)
+        return replace(record, extras=trained.extras if self.pairs is None else _carried(self.pairs, trained))
 
     def lengths(self, logps: PairLogps) -> dict[str, Tensor]:
         """Return the tokens behind each sum of log-probabilities, each of shape `(B,)`, by the sum's name."""
@@ -50,9 +61,9 @@ class PairSide:
         of_policy = {"policy_chosen": chosen, "policy_rejected": rejected}
         return of_policy | {"reference_chosen": chosen, "reference_rejected": rejected}
 
-    def gradient_norm(self, cost: Cost, logps: PairLogps, moving: Sequence[nn.Parameter]) -> float:
-        """Return the norm of the gradient of the mean of `cost` to what trains."""
-        return norm_of_gradients(self._heights(_slopes(cost, logps)), moving)
+    def gradient(self, cost: Cost, logps: PairLogps, moving: Sequence[nn.Parameter]) -> list[Tensor]:
+        """Return the gradient of the mean of `cost` to what trains, in float32."""
+        return total_gradient(self._heights(_slopes(cost, logps)), moving)
 
     def _heights(self, slopes: Iterable[tuple[Tensor, Tensor]]) -> Iterator[Tensor]:
         """Yield for each sequence a number whose gradient is its share of the gradient of the mean."""
@@ -75,15 +86,25 @@ def alone(batch: dict[str, Tensor], prefix: str = "") -> Iterator[tuple[Tensor, 
         yield ids[attended.bool()][None], answer[attended.bool()][None]
 
 
-def norm_of_gradients(heights: Iterable[Tensor], moving: Sequence[nn.Parameter]) -> float:
-    """Return the norm of the gradient of the sum of `heights` to what trains, holding the graph of one at a time."""
+def total_gradient(heights: Iterable[Tensor], moving: Sequence[nn.Parameter]) -> list[Tensor]:
+    """Return the gradient of the sum of `heights` to what trains, holding the graph of one at a time."""
     totals = [torch.zeros_like(parameter, dtype=torch.float32) for parameter in moving]
     for height in heights:
         gradients = torch.autograd.grad(height, moving, allow_unused=True)
         for total, gradient in zip(totals, gradients, strict=True):
             if gradient is not None:
                 total += gradient
-    return torch.nn.utils.get_total_norm(totals).item()
+    return totals
+
+
+def _carried(pairs: Sequence[PreferencePair], trained: PairLogps) -> dict[str, Tensor]:
+    """Return the numbers that each pair carries, by the names of `trained`, NaN where it has none."""
+    return {
+        name: torch.tensor(
+            [pair.extras.get(name, torch.nan) for pair in pairs], dtype=torch.float64, device=numbers.device
+        )
+        for name, numbers in trained.extras.items()
+    }
 
 
 def _summed(chosen: TokenLogps, rejected: TokenLogps, lengths: Tensor) -> PairLogps:

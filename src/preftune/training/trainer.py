@@ -19,6 +19,7 @@ from transformers import PrinterCallback
 from trl import DPOConfig, DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
+from preftune.data.table import PairTable
 from preftune.losses.logps import PairLogps
 from preftune.losses.objective import Objective
 from preftune.refusals import Refusal
@@ -226,7 +227,9 @@ class PairTrainer(CheckedTraining, DPOTrainer):
 
     def _scratch_side(self, batch: dict[str, Tensor]) -> PairSide:
         kl = "kl" in self.objective.traits.tokens
-        return PairSide(self.policy_logits, self.reference_logits, batch, kl=kl)
+        pairs = self.pairs["train"]
+        rows = [pairs[row] for row in batch["row"].tolist()] if isinstance(pairs, PairTable) else None
+        return PairSide(self.policy_logits, self.reference_logits, batch, kl=kl, pairs=rows)
 
     def _stock_loss(
         self, logps: PairLogps, passes: tuple[scoring.Scored, scoring.Scored], inputs: dict[str, Tensor]

@@ -1,8 +1,10 @@
 """The checks at run time: what trains against the from-scratch reference and TRL, and the first step's start.
 
-1. The log-probabilities of a micro-batch, as they train, are compared with those of each sequence alone.
+1. The log-probabilities of a micro-batch, as they train, are compared with those of each sequence alone; so are the
+   divergences and collisions of its tokens, where the loss reads them.
 2. Its loss is computed by the run's own loss, from scratch, and by TRL where TRL has that loss.
-3. The gradient that the optimizer is about to take is compared with the one from scratch.
+3. The gradient that the optimizer is about to take is compared with the one from scratch, in norm and direction.
+4. Lengths, and the numbers that travel with the pairs, are compared with those of their rows.
 """
 
 import math
@@ -22,10 +24,13 @@ Cost = Callable[[Any], Tensor]
 # Largest difference allowed between two ways to the same log-probability, in nats per token of the completion,
 # by the type the model computes in. A bfloat16 logit of 20 is rounded to a sixteenth.
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 4e-2}
-# The same between two gradient norms, as a share.
+# The same between two gradient norms, as a share; and the most by which the cosine of their angle may be below 1.
 GRADIENT_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 0.2}
 # The same between two ways to the loss of the same log-probabilities, as a share of the loss, or of 1 nat.
 _LOSS_TOLERANCE = 1e-4
+# What is read of the distribution at a token, and the share of it whose error is that of a log-probability: the
+# collision adds up squares, whose logarithms are wrong by twice as much.
+_SHARES = {"kl": 1.0, "collision": 0.5}
 
 
 class Side(Protocol):
@@ -37,8 +42,8 @@ class Side(Protocol):
     def lengths(self, logps: Any) -> dict[str, Tensor]:
         """Return the tokens behind each sum of log-probabilities, each of shape `(B,)`, by the sum's name."""
 
-    def gradient_norm(self, cost: Cost, logps: Any, moving: Sequence[nn.Parameter]) -> float:
-        """Return the norm of the gradient of the mean of `cost` to what trains."""
+    def gradient(self, cost: Cost, logps: Any, moving: Sequence[nn.Parameter]) -> list[Tensor]:
+        """Return the gradient of the mean of `cost` to what trains, in float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +57,7 @@ class Trained:
         trl_slopes: Largest difference between the two gradients to a token's log-probability, as a share of the
             largest such gradient; None where TRL has no such loss.
         gradient_norm: Norm of the gradient of that mean to what trains; None where dropout is drawn at random.
+        gradient_cosine: Cosine of the angle between that gradient and the one from scratch; None where it has no norm.
     """
 
     logps: Any
@@ -59,6 +65,7 @@ class Trained:
     trl: float | None = None
     trl_slopes: float | None = None
     gradient_norm: float | None = None
+    gradient_cosine: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,13 +141,16 @@ def compare(
         dtype: What the model computes in.
 
     Raises:
-        RunFailed: A log-probability, the loss or the gradient differs by more than the tolerance of `dtype`.
+        RunFailed: A log-probability, the loss or the gradient differs by more than the tolerance of `dtype`, or a
+            number is not that of its pair.
     """
     lengths = side.lengths(ours)
     sums = {name: (getattr(trained.logps, name), getattr(ours, name), tokens) for name, tokens in lengths.items()}
     largest = _compare_sums(sums, TOLERANCE[dtype])
+    _compare_sums(_sums_of_distributions(trained.logps, ours, lengths), TOLERANCE[dtype])
+    _compare_rows(trained.logps, ours)
     _compare_losses(trained, cost(trained.logps).mean().item())
-    _compare_gradients(trained.gradient_norm, scratch_gradient_norm, GRADIENT_TOLERANCE[dtype])
+    _compare_gradients(trained, scratch_gradient_norm, GRADIENT_TOLERANCE[dtype])
     return Verified(
         trained.loss,
         cost(ours).mean().item(),
@@ -179,14 +189,51 @@ def _compare_sums(sums: Mapping[str, tuple[Tensor, Tensor, Tensor]], tolerance: 
         difference = (got.double() - expected).abs()
         largest = max(largest, difference.max().item())
         if not bool((difference / lengths <= tolerance).all()):
-            model, _, answer = name.partition("_")
             raise RunFailed(
-                f"the log-probability of the {model}'s {f'{answer} completion'.strip()} must equal the one computed "
-                f"from scratch within {tolerance:g} nats per token, got a difference of "
+                f"{_named(name)} must equal the one computed from scratch within {tolerance:g} nats per token, got a "
+                "difference of "
                 f"{difference.max().item():.4g} nats: the forward pass that trains is wrong for this model; report it, "
                 "or set verify=off to go on unchecked"
             )
     return largest
+
+
+def _named(sum_of: str) -> str:
+    what, _, answer = sum_of.partition("_")
+    completion = f"{answer} completion".strip()
+    return f"the {what} of the {completion}" if what in _SHARES else f"the log-probability of the {what}'s {completion}"
+
+
+def _sums_of_distributions(
+    got: Any, expected: Any, lengths: Mapping[str, Tensor]
+) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+    """Return what was read of the distributions at each token, added up: got, expected, tokens."""
+    found = {}
+    for answer in ("chosen", "rejected"):
+        sides = [getattr(record, f"{answer}_tokens", None) for record in (got, expected)]
+        for name, share in _SHARES.items():
+            values = [each for side in sides if (each := getattr(side, name, None)) is not None]
+            if len(values) == 2:
+                sums = [share * each.double().sum(dim=1) for each in values]
+                found[f"{name}_{answer}"] = sums[0], sums[1], lengths[f"policy_{answer}"]
+    return found
+
+
+def _compare_rows(got: Any, expected: Any) -> None:
+    """Refuse lengths, or numbers that travel with the pairs, that are not those of the pairs."""
+    for name, numbers in _of_rows(expected).items():
+        given, right = _of_rows(got)[name].double(), numbers.double()
+        wrong = ~torch.isclose(given, right, equal_nan=True)
+        if bool(wrong.any()):
+            raise RunFailed(
+                f"{name} must be that of each pair's own row, got {given[wrong][0].item():g} where the row "
+                f"has {right[wrong][0].item():g}; report it, or set verify=off to go on unchecked"
+            )
+
+
+def _of_rows(logps: Any) -> dict[str, Tensor]:
+    lengths = {name: getattr(logps, name, None) for name in ("chosen_lengths", "rejected_lengths")}
+    return {**getattr(logps, "extras", {}), **{name: each for name, each in lengths.items() if each is not None}}
 
 
 def _compare_losses(trained: Trained, from_scratch: float) -> None:
@@ -218,12 +265,18 @@ def _spread(values: Any) -> float:
     return math.inf if any(math.isnan(value) for value in found) else max(found) - min(found)
 
 
-def _compare_gradients(got: float | None, expected: float | None, tolerance: float) -> None:
+def _compare_gradients(trained: Trained, expected: float | None, tolerance: float) -> None:
+    got, cosine = trained.gradient_norm, trained.gradient_cosine
     if got is None or expected is None or not math.isfinite(got):
         return  # one that is not finite stops the run with its rows, before the optimizer moves
+    wrong = "the backward pass that trains is wrong for this model; report it, or set verify=off to go on unchecked"
     if not abs(got - expected) <= tolerance * max(abs(expected), 1e-6):
         raise RunFailed(
             f"the gradient norm must be {expected:.6g} as computed from scratch, within {tolerance:g} of it, got "
-            f"{got:.6g}: the backward pass that trains is wrong for this model; report it, or set verify=off to go "
-            "on unchecked"
+            f"{got:.6g}: {wrong}"
+        )
+    if cosine is not None and expected > 1e-6 and not cosine >= 1 - tolerance:
+        raise RunFailed(
+            f"the gradient must point where the one computed from scratch points, with a cosine of at least "
+            f"{1 - tolerance:g} between them, got {cosine:.4f}: {wrong}"
         )
