@@ -47,14 +47,15 @@ def typed(*arguments: str) -> list[str]:
 
 def test_fifteen_lines_of_ones_own_train_by_dotted_path(execute: Execute, own: Path) -> None:  # noqa: F811
     assert len(OWN.strip().splitlines()) == 15
-    directory = execute(*SMALL, *typed(f"loss.name={own.stem}.squared_hinge", "loss.params.beta=0.1"))
+    chosen = typed(f"loss.name={own.stem}.squared_hinge", "loss.params.beta=0.1", "train.max_steps=18")
+    directory = execute(*SMALL, *chosen)  # three times over 48 pairs
     assert directory.name.startswith(f"tiny-toy-{own.stem}.squared_hinge-")
     summary = read(directory / "summary.json")
     # at the start every reward is 0, so that each pair costs its target, 1, squared
     assert summary["loss_first"] == pytest.approx(1.0, abs=1e-4)
     assert summary["verified"]["loss"] == pytest.approx(summary["verified"]["scratch"], abs=1e-5)
     assert summary["verified"]["trl"] is None
-    assert summary["eval"]["logratio_margin"] > 0
+    assert summary["loss_last"] < 0.8
 
 
 def test_a_constraint_of_ones_own_is_logged_by_its_name(

@@ -12,22 +12,18 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from rich.console import Console
 from torch import Tensor, nn
-from transformers import PrinterCallback
 from trl import KTOConfig, KTOTrainer
 from trl.trainer.kto_trainer import DataCollatorForUnpairedPreference
 
 from preftune.losses import kto, scratch_kto
 from preftune.losses.answers import AnswerLogps
 from preftune.training import kto_verification, metrics
-from preftune.training.callbacks import GradientGuard, ProgressBars
 from preftune.training.checked import CheckedTraining, no_metrics
 from preftune.training.kto_verification import AnswerLoss, AnswerSide
 from preftune.training.loss_settings import KtoSettings
 from preftune.training.preparation import Prepared
 from preftune.training.settings import TrainSettings
-from preftune.training.sides import adds_nothing
 from preftune.training.trainer import trl_arguments
 
 
@@ -81,38 +77,21 @@ class AnswerTrainer(CheckedTraining, KTOTrainer):
         """Set up the stock trainer; `build_trainer` says what the arguments are."""
         policy, chat, answers = prepared.policy, prepared.chat, prepared.answers
         trained = {name: p.detach().clone() for name, p in policy.named_parameters() if p.requires_grad}
-        is_adapter = isinstance(policy, PeftModel)
         super().__init__(
             model=policy,
-            ref_model=None if is_adapter else copy.deepcopy(policy).requires_grad_(False),
+            ref_model=None if isinstance(policy, PeftModel) else copy.deepcopy(policy).requires_grad_(False),
             args=arguments,
             train_dataset=answers["train"].batches(arguments.per_device_train_batch_size, arguments.seed),
             eval_dataset=answers["eval"].batches(len(answers["eval"]), seed=None),
             processing_class=chat.tokenizer,
             data_collator=_Collator(chat.tokenizer.pad_token_id, arguments.max_length),
         )
-        # TRL casts a quantised model's adapters to bfloat16, in which small updates round to zero.
-        for name, parameter in policy.named_parameters():
-            if name in trained:
-                parameter.data = trained[name]
-        if is_adapter and reference == "base":
-            policy.delete_adapter("ref")
-        self.precompute_ref_logps = True  # the stock loss reads the reference from the batch: compute_loss puts it
+        self.take_over(trained, reference)
+        self.check_every(verify)
         self.pairs = self.answers = answers
         self.cost, self.scratch_cost = answer_loss, from_scratch
-        self.console = Console()
-        self.check_every(verify)
-        self.starts_at_reference = not is_adapter or reference == "adapter" or adds_nothing(policy)
-        self.seconds_in_reference = 0.0
-        self.pairs_seen = self.answers_seen = self.tokens_seen = 0
-        self.first_losses: list[Tensor] = []
-        self._rows_of_step: list[int] = []
-        self._losses_of_step: list[Tensor] = []
-        self._step_of_losses = 0
+        self.answers_seen = 0
         self._evaluated: list[AnswerLogps] = []
-        self.remove_callback(PrinterCallback)
-        self.add_callback(GradientGuard(lambda: self._origins("train", self._rows_of_step)))
-        self.add_callback(ProgressBars(self.console))
 
     def compute_loss(
         self,
@@ -130,7 +109,7 @@ class AnswerTrainer(CheckedTraining, KTOTrainer):
         logps, stock, tokens = self._score(model, inputs, split)
         losses = self.cost(logps)
         if split == "train":
-            self._before_update(logps, losses, inputs)
+            self._before_update(logps.detach(), losses.detach(), inputs)
             self.keep_for_check(logps, losses.mean(), stock, tokens, inputs["completion_mask"])
         else:
             self._evaluated.append(logps.detach())
@@ -177,19 +156,11 @@ class AnswerTrainer(CheckedTraining, KTOTrainer):
         return AnswerSide(self.policy_logits, self.reference_logits, batch)
 
     def _before_update(self, logps: AnswerLogps, losses: Tensor, inputs: dict[str, Tensor]) -> None:
-        step = self.state.global_step
-        if step != self._step_of_losses:
-            self._step_of_losses, self._rows_of_step, self._losses_of_step = step, [], []
-        self._rows_of_step += inputs["row"].tolist()
-        self._refuse_not_finite(losses, inputs, "train")
-        self._losses_of_step.append(losses.detach())
-        if step == 0:
-            self.first_losses.append(losses.detach())
-            if self.starts_at_reference:
-                kto_verification.check_first_step(logps.detach(), self.cost, self.precision)
+        self.count(losses, inputs)
+        if self.state.global_step == 0 and self.starts_at_reference:
+            kto_verification.check_first_step(logps, self.cost, self.precision)
         self.answers_seen += len(losses)
         self.pairs_seen = self.answers_seen // 2  # two answers count as a pair
-        self.tokens_seen += int(inputs["attention_mask"].sum())
 
 
 class _Collator:

@@ -6,11 +6,13 @@ from typing import Any, Protocol
 
 import torch
 from peft import PeftModel
+from rich.console import Console
 from torch import Tensor, nn
+from transformers import PrinterCallback
 
 from preftune.refusals import RunFailed
 from preftune.training import metrics
-from preftune.training.callbacks import OnStep, Reporter, Sink, not_finite
+from preftune.training.callbacks import GradientGuard, OnStep, ProgressBars, Reporter, Sink, not_finite
 
 
 class Origins(Protocol):
@@ -29,6 +31,8 @@ class Sides:
         pairs_seen: Pairs trained on, each as often as it came.
         tokens_seen: Tokens of prompts and answers in those.
         seconds_in_reference: Wall-clock seconds spent on the reference while training.
+        starts_at_reference: Whether the policy is its reference before the first update.
+        console: Where the bars are drawn.
     """
 
     model: Any
@@ -36,12 +40,55 @@ class Sides:
     accelerator: Any
     state: Any
     add_callback: Any
+    remove_callback: Any
     pairs: Mapping[str, Origins]
     first_losses: list[Tensor]
     pairs_seen: int
     tokens_seen: int
     seconds_in_reference: float
-    _losses_of_step: list[Tensor]
+
+    def take_over(self, trained: Mapping[str, Tensor], reference: str) -> None:
+        """Mend what TRL's own set-up did to the models, and begin to count.
+
+        Args:
+            trained: What trains, by name, as it was before.
+            reference: `base` or `adapter`.
+        """
+        # TRL casts a quantised model's adapters to bfloat16, in which small updates round to zero.
+        for name, parameter in self.model.named_parameters():
+            if name in trained:
+                parameter.data = trained[name]
+        is_adapter = isinstance(self.model, PeftModel)
+        if is_adapter and reference == "base":
+            self.model.delete_adapter("ref")
+        self.precompute_ref_logps = True  # the stock loss reads the reference from the batch: _score puts it there
+        self.starts_at_reference = not is_adapter or reference == "adapter" or _adds_nothing(self.model)
+        self.seconds_in_reference = 0.0
+        self.pairs_seen = self.tokens_seen = 0
+        self.first_losses = []
+        self._rows_of_step: list[int] = []
+        self._losses_of_step: list[Tensor] = []
+        self._step_of_losses = 0
+        self.console = Console()
+        self.remove_callback(PrinterCallback)
+        self.add_callback(GradientGuard(lambda: self._origins("train", self._rows_of_step)))
+        self.add_callback(ProgressBars(self.console))
+
+    def count(self, losses: Tensor, inputs: dict[str, Tensor]) -> None:
+        """Take note of a micro-batch before its update.
+
+        Raises:
+            RunFailed: A loss is not finite.
+        """
+        step = self.state.global_step
+        if step != self._step_of_losses:
+            self._step_of_losses, self._rows_of_step, self._losses_of_step = step, [], []
+        self._rows_of_step += inputs["row"].tolist()
+        self._refuse_not_finite(losses, inputs, "train")
+        self._losses_of_step.append(losses)
+        if step == 0:
+            self.first_losses.append(losses)
+        self.tokens_seen += int(inputs["attention_mask"].sum())
 
     def report_to(self, on_step: OnStep, *sinks: Sink) -> None:
         """Tell `on_step` after each optimizer step how many are done, of how many; hand each log event to `sinks`."""
@@ -120,7 +167,7 @@ def causal(model: Any) -> Any:
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
-def adds_nothing(policy: PeftModel) -> bool:
+def _adds_nothing(policy: PeftModel) -> bool:
     """True where the adapter adds nothing yet: every lora_B is zero, as in a fresh one."""
     return all(not p.any() for name, p in policy.named_parameters() if ".lora_B.default." in name)
 

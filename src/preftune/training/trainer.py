@@ -13,9 +13,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from rich.console import Console
 from torch import Tensor, nn
-from transformers import PrinterCallback
 from trl import DPOConfig, DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
@@ -24,14 +22,13 @@ from preftune.losses.logps import PairLogps
 from preftune.losses.objective import Objective
 from preftune.refusals import Refusal
 from preftune.training import extras, metrics, scoring, verification
-from preftune.training.callbacks import GradientGuard, ProgressBars, StepEnd
+from preftune.training.callbacks import StepEnd
 from preftune.training.checked import CheckedTraining, no_metrics
 from preftune.training.loss_settings import PairLossSettings
 from preftune.training.objectives import build_objective, trl_fields
 from preftune.training.preparation import Prepared
 from preftune.training.scratch_side import PairSide
 from preftune.training.settings import TrainSettings
-from preftune.training.sides import adds_nothing
 from preftune.training.steps import Steps
 
 
@@ -127,42 +124,23 @@ class PairTrainer(CheckedTraining, DPOTrainer):
         """Set up the stock trainer; `build_trainer` says what the arguments are, `trl_fields` what `stock` is."""
         policy, chat = prepared.policy, prepared.chat
         trained = {name: p.detach().clone() for name, p in policy.named_parameters() if p.requires_grad}
-        is_adapter = isinstance(policy, PeftModel)
         super().__init__(
             model=policy,
-            ref_model=None if is_adapter else copy.deepcopy(policy).requires_grad_(False),
+            ref_model=None if isinstance(policy, PeftModel) else copy.deepcopy(policy).requires_grad_(False),
             args=arguments,
             train_dataset=prepared.stream or prepared.rows.rows,
             eval_dataset=prepared.held_out.rows,
             processing_class=chat.tokenizer,
             data_collator=_Collator(chat.tokenizer.pad_token_id, arguments.max_length),
         )
-        # TRL casts a quantised model's adapters to bfloat16, in which small updates round to zero.
-        for name, parameter in policy.named_parameters():
-            if name in trained:
-                parameter.data = trained[name]
-        if is_adapter and reference == "base":
-            policy.delete_adapter("ref")
-        self.precompute_ref_logps = True  # the stock loss reads the reference from the batch: _score puts it there
+        self.take_over(trained, reference)
+        self.check_every(verify)
         self.objective, self.stock = objective, stock
         self.cost, self.scratch_cost = objective, objective.from_scratch
-        self.starts_at_reference = not is_adapter or reference == "adapter" or adds_nothing(policy)
         self.pairs = {"train": prepared.pairs.stream or prepared.pairs.train, "eval": prepared.pairs.held_out}
         self.extras = {split: extras.Extras(pairs.extras(), reads) for split, pairs in self.pairs.items()}
-        self.console = Console()
-        self.check_every(verify)
-        self.seconds_in_reference = 0.0
-        self.pairs_seen = 0
-        self.tokens_seen = 0
-        self.first_losses: list[Tensor] = []
-        self._rows_of_step: list[int] = []
-        self._losses_of_step: list[Tensor] = []
-        self._step_of_losses = 0
         self._evaluated: list[PairLogps] = []
-        self.remove_callback(PrinterCallback)
-        self.add_callback(GradientGuard(lambda: self._origins("train", self._rows_of_step)))
         self.add_callback(StepEnd(objective.advance))
-        self.add_callback(ProgressBars(self.console))
 
     def compute_loss(
         self,
@@ -250,19 +228,11 @@ class PairTrainer(CheckedTraining, DPOTrainer):
         return stock
 
     def _before_update(self, logps: PairLogps, losses: Tensor, inputs: dict[str, Tensor]) -> None:
-        step = self.state.global_step
-        if step != self._step_of_losses:
-            self._step_of_losses, self._rows_of_step, self._losses_of_step = step, [], []
-        self._rows_of_step += inputs["row"].tolist()
-        self._refuse_not_finite(losses, inputs, "train")
-        self._losses_of_step.append(losses)
-        if step == 0:
-            self.first_losses.append(losses)
-            if self.starts_at_reference:
-                verification.check_first_step(logps, self.objective, self.precision)
+        self.count(losses, inputs)
+        if self.state.global_step == 0 and self.starts_at_reference:
+            verification.check_first_step(logps, self.objective, self.precision)
         self.objective.observe(logps)
         self.pairs_seen += len(losses)
-        self.tokens_seen += int(inputs["attention_mask"].sum())
         measured = metrics.pair_metrics(logps) | metrics.term_metrics(self.objective, logps)
         for name, value in measured.items():
             self._metrics["train"][name].append(value)
