@@ -1,7 +1,7 @@
 """The whole grid: each side of every cell computed once, and how two of them are held against each other."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from trl import DPOTrainer
 
 from preftune.losses.logps import PairLogps
+from preftune.losses.objective import PairLoss
 from preftune.training.scoring import Replay, Scored, pair_logps
 from preftune.training.trainer import PairTrainer
 from tests.parity import sides
@@ -37,6 +38,7 @@ class Grid:
         self.objectives = sides.objectives_of(self.cells)
         self.of_trl = cache(self._of_trl)
         self.of_ours = cache(self._of_ours)
+        self.of_scratch_losses = cache(self._of_scratch_losses)
         self.from_scratch = cache(self._from_scratch)
         self.stock = cache(self._stock)
         self.ours = cache(lambda kind: our_trainer(path, kind))
@@ -74,11 +76,18 @@ class Grid:
         return sides.side(parts)
 
     def _of_ours(self, kind: str, accumulation: int) -> Side:
+        return self._on_our_pass(kind, accumulation, self.objectives)
+
+    def _of_scratch_losses(self, kind: str, accumulation: int) -> Side:
+        """Return the from-scratch losses on the log-probabilities that train."""
+        return self._on_our_pass(kind, accumulation, [objective.from_scratch for objective in self.objectives])
+
+    def _on_our_pass(self, kind: str, accumulation: int, costs: Sequence[PairLoss]) -> Side:
         trainer = self.ours(kind)
         parts = []
         for batch in self.batches(kind, accumulation):
             record, log_probs = sides.our_record(trainer, batch)
-            found = sides.of_ours(record, log_probs, batch, self.objectives)
+            found = sides.of_ours(record, log_probs, batch, costs)
             parts.append((found, sides.jacobian(log_probs[sides.completion(batch)], trainer.model)))
         return sides.side(parts)
 

@@ -16,7 +16,7 @@ from trl import DPOTrainer
 
 from preftune.losses import scratch
 from preftune.losses.logps import PairLogps
-from preftune.losses.objective import Objective
+from preftune.losses.objective import Objective, PairLoss
 from preftune.training import scratch_side as from_scratch_side
 from preftune.training.objectives import build_objective
 from preftune.training.scoring import Replay
@@ -122,12 +122,12 @@ def _one_pass_of(model: nn.Module) -> Iterator[None]:
 
 
 def of_ours(
-    record: PairLogps, log_probs: Tensor, batch: Batch, objectives: Iterable[Objective]
+    record: PairLogps, log_probs: Tensor, batch: Batch, costs: Iterable[PairLoss]
 ) -> list[tuple[float, Tensor]]:
-    """Return the same by our objectives, of a record that was made of `log_probs`."""
+    """Return the same by costs of ours, of a record that was made of `log_probs`."""
     found = []
-    for objective in objectives:
-        loss = objective(record).mean()
+    for cost in costs:
+        loss = cost(record).mean()
         (slopes,) = torch.autograd.grad(loss, log_probs, retain_graph=True)
         found.append((loss.item(), slopes[completion(batch)]))
     return found

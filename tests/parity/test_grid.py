@@ -75,6 +75,18 @@ def test_ours_equals_trl_in_float32(grid: Grid, kind: str, precomputed: bool, ac
 
 @pytest.mark.parametrize("accumulation", PARTS)
 @pytest.mark.parametrize("kind", KINDS)
+def test_the_from_scratch_losses_equal_both_on_the_same_log_probabilities_in_float32(
+    grid: Grid, kind: str, accumulation: int
+) -> None:
+    scratch = grid.of_scratch_losses(kind, accumulation)
+    for other in (grid.of_ours(kind, accumulation), grid.of_trl(kind, False, accumulation)):
+        found = apart(other, scratch, CELLS, least=1.0)
+        assert found["loss"][0] < 1e-6, found
+        assert found["gradient"][0] < 2e-6, found  # they compute in float64, and show what float32 itself rounds
+
+
+@pytest.mark.parametrize("accumulation", PARTS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_scratch_equals_both_in_float32(grid: Grid, kind: str, accumulation: int) -> None:
     alone = grid.from_scratch(kind, accumulation)
     for other in (grid.of_ours(kind, accumulation), grid.of_trl(kind, False, accumulation)):
