@@ -7,7 +7,6 @@ through, with those of the reference, and lets the run's own objective decide wh
 import copy
 import os
 import time
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -217,10 +216,7 @@ class PairTrainer(CheckedTraining, DPOTrainer):
         if not self._is_due or self.stock is None or (weights is not None and not bool(weights.isnan().all())):
             return None
         batch = {name: value for name, value in inputs.items() if name != "row"}
-        apart = {
-            "_metrics": {"train": defaultdict(list), "eval": defaultdict(list)},
-            "_total_train_tokens": self._total_train_tokens,
-        }
+        apart = {"_metrics": no_metrics(), "_total_train_tokens": self._total_train_tokens}
         with self._set_for_a_while(**self.stock, **apart):
             policy, reference = (scoring.Replay(each.outputs) for each in passes)
             sides = self.compute_ref_log_probs(reference, batch)
