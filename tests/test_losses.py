@@ -1,4 +1,4 @@
-"""Values of the losses of the margin worked by hand, refusals by their text, the record, log-probabilities."""
+"""Values and properties of the losses of the margin, refusals by their text, the record, log-probabilities."""
 
 import math
 from dataclasses import replace
@@ -158,3 +158,35 @@ def test_token_values_are_joined_to_the_widest_and_cut_from_the_graph() -> None:
 def test_a_record_without_token_values_is_refused_by_what_asks_for_them() -> None:
     with pytest.raises(ValueError, match="chosen_tokens and rejected_tokens must be set for this loss, got None"):
         replace(record(1.0, 0.0), rejected_tokens=None).tokens()
+
+
+def test_sigmoid_falls_with_the_margin_and_a_pair_turned_round_costs_its_reward_more() -> None:
+    margins = torch.linspace(-30, 30, 61, dtype=torch.float64)
+    costs = pairwise.sigmoid(_at(margins), beta=0.2)
+    assert bool((costs.diff() < 0).all())
+    # -log sigma(-x) = x - log sigma(x)
+    torch.testing.assert_close(costs.flip(0), 0.2 * margins + costs)
+
+
+def test_smoothed_sigmoid_costs_least_at_the_log_odds_of_its_labels() -> None:
+    margins = torch.linspace(0, 30, 3001, dtype=torch.float64)
+    least = margins[pairwise.sigmoid(_at(margins), beta=0.2, label_smoothing=0.1).argmin()]
+    assert least.item() == pytest.approx(math.log(0.9 / 0.1) / 0.2, abs=0.01)
+
+
+def test_ipo_costs_the_same_on_either_side_of_its_target() -> None:
+    away = torch.tensor([0.0, 1.0, 7.0], dtype=torch.float64)
+    above, below = (pairwise.ipo(_at(2.0 + side), beta=0.25) for side in (away, -away))  # the target is 1 / 0.5
+    torch.testing.assert_close(above, below)
+    assert above.tolist() == [0.0, 1.0, 49.0]
+
+
+def test_hinge_falls_by_beta_a_nat_up_to_its_reach_and_is_flat_beyond() -> None:
+    margins = torch.tensor([-10.0, 0.0, 3.0, 5.0, 8.0], dtype=torch.float64)
+    assert pairwise.hinge(_at(margins), beta=0.2).tolist() == pytest.approx([3.0, 1.0, 0.4, 0.0, 0.0])
+
+
+def _at(margins: torch.Tensor) -> PairLogps:
+    """Pairs of one-token answers with these margins, all of them chosen's."""
+    zero, one = torch.zeros_like(margins), torch.ones_like(margins)
+    return PairLogps(margins, zero, zero, zero, one, one)
