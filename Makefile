@@ -10,17 +10,17 @@ help:  ## these words
 run: .venv/installed  ## train; ARGS="loss.beta=0.2 train=smoke" passes overrides on
 	@$(BIN)/python -m recipes.run $(ARGS)
 
-test: .venv/installed  ## run every test
+test: .venv/complete  ## run every test
 	@$(BIN)/pytest $(ARGS)
 
-lint: .venv/installed  ## ruff, mypy strict, and the floors
+lint: .venv/complete  ## ruff, mypy strict, and the floors
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
 
 check: lint test  ## both of the above
 
-fix: .venv/installed  ## mend what ruff can mend
+fix: .venv/complete  ## mend what ruff can mend
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
 bench: .venv/installed  ## measure against stock TRL; ARGS="--rows 20000" passes options on
@@ -31,6 +31,12 @@ bench: .venv/installed  ## measure against stock TRL; ARGS="--rows 20000" passes
 	@echo "installing into .venv (the first time takes minutes)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 		--constraint constraints.txt torch==2.13.0
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--constraint constraints.txt --editable .
+	@touch $@
+
+.venv/complete: .venv/installed
+	@echo "installing what tests and checks need"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 		--constraint constraints.txt --editable '.[test]'
 	@touch $@
