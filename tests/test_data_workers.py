@@ -137,7 +137,7 @@ def test_workers_end_when_their_parent_is_killed():
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="asks /proc")
 def test_ctrl_c_is_told_once_and_ends_all():
-    parent, workers = busy(1)
+    parent, workers = busy(5)
     os.killpg(parent.pid, signal.SIGINT)
     _, errors = parent.communicate(timeout=20)
     assert parent.returncode == -signal.SIGINT
