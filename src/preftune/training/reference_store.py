@@ -75,7 +75,7 @@ class ReferenceStore:
 
     A shard's name is the digest of its bytes, and it states the key that it was made for. What is not as its name
     says (torn, cut, emptied, changed, renamed), or was made for another reference, is removed with a warning, never
-    read. Shards are read into memory but for their values: 24 bytes a pair.
+    read. Shards are read into memory but for their values: 32 bytes a pair.
 
     Attributes:
         directory: Where the shards are; its name is the reference's key.
