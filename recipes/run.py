@@ -48,7 +48,8 @@ def train(run: config.Config, directory: RunDirectory, tracker: Tracker) -> None
     terminal.print_plan(plan.plan_lines(prepared, run.model, run.loss, run.reference, run.engine, run.verify) + places)
     if run.dry_run:
         return
-    trainer = build_trainer(prepared, run.train, run.loss, run.reference, run.verify, run.seed, directory.path)
+    sides = (run.reference, run.engine, run.verify)
+    trainer = build_trainer(prepared, run.train, run.loss, *sides, run.seed, directory.path)
     trainer.report_to(directory.progress, directory.log, tracker.log)
     with seconds("evaluate"):
         start = trainer.evaluate()
@@ -58,7 +59,9 @@ def train(run: config.Config, directory: RunDirectory, tracker: Tracker) -> None
         end = trainer.evaluate()
         said = measure_answers(trainer, prepared, run.evaluate, run.seed)
     save_policy(prepared.policy, prepared.chat.tokenizer, directory.path)
-    results = summary.summarise(trainer.totals(), seconds.seconds, start, end, said, run.engine, trainer.verified)
+    results = summary.summarise(
+        trainer.totals(), seconds.seconds, start, end, said, trainer.engine.name, trainer.verified
+    )
     directory.write_results(results, said.rows, prepared.pairs.ledger.to_json())
     tracker.summarise(results)
     tracker.log_samples(said.rows)

@@ -33,7 +33,7 @@ def test_every_number_of_a_batch_is_that_of_its_own_pair_in_training_and_in_eval
     loss = TypeAdapter(LossSettings).validate_python({"name": "sigmoid", "beta": 0.1, "label_smoothing": 0.0})
     prepared = prepare(stock.model_settings(chatml_model), data, stock.lora(), recipe, loss, 0)
     assert len(prepared.rows.rows) < len(prepared.pairs.train)  # the long ones are dropped: places differ from rows
-    trainer = build_trainer(prepared, recipe, loss, "base", "off", 0, tmp_path / "run")
+    trainer = build_trainer(prepared, recipe, loss, "base", "auto", "off", 0, tmp_path / "run")
     seen: dict[str, list[tuple[float, float]]] = {"train": [], "eval": []}
     score, costs = trainer._score, trainer.objective.costs
     split: list[str] = []

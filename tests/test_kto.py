@@ -56,7 +56,7 @@ def make(chatml_model: Path, pair_file: Path, tmp_path: Path) -> Make:
         data = stock.data_settings(pair_file, test_size=6)
         parsed = TypeAdapter(LossSettings).validate_python(loss)
         prepared = prepare(settings, data, adapter or stock.lora(), recipe, parsed, 0)
-        trainer = build_trainer(prepared, recipe, parsed, reference, verify, 0, tmp_path)
+        trainer = build_trainer(prepared, recipe, parsed, reference, "auto", verify, 0, tmp_path)
         LOGS[id(trainer)] = []
         trainer.report_to(lambda step, steps: None, lambda metrics, step: LOGS[id(trainer)].append(dict(metrics)))
         return trainer

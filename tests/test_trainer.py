@@ -43,6 +43,7 @@ def make(chatml_model: Path, pair_file: Path, tmp_path: Path) -> Make:
         loss: str = "sigmoid",
         parameters: dict[str, Any] | None = None,
         reference: str = "base",
+        engine: str = "auto",
         verify: str = "first_batch",
         model: dict[str, Any] | None = None,
         **train: Any,
@@ -56,7 +57,7 @@ def make(chatml_model: Path, pair_file: Path, tmp_path: Path) -> Make:
         data = stock.data_settings(pair_file, test_size=6)
         prepared = prepare(settings, data, adapter or stock.lora(), recipe, chosen, 0)
         logged: list[tuple[int, dict[str, float]]] = []
-        trainer = build_trainer(prepared, recipe, chosen, reference, verify, 0, tmp_path)
+        trainer = build_trainer(prepared, recipe, chosen, reference, engine, verify, 0, tmp_path)
         trainer.report_to(lambda step, steps: None, lambda metrics, step: logged.append((step, dict(metrics))))
         LOGS[id(trainer)] = logged
         return trainer
@@ -107,8 +108,8 @@ def test_nf4_trains_like_the_weights_it_stands_for(make: Make) -> None:
 @pytest.mark.parametrize("loss", ["sigmoid", "hinge", "ipo"])
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_the_loss_and_its_gradient_equal_those_of_stock_trl(make: Make, loss: str, accumulation: int) -> None:
-    ours = make(loss=loss, per_device_train_batch_size=8 // accumulation)
-    other = make(loss=loss, verify="off", per_device_train_batch_size=8 // accumulation)
+    ours = make(loss=loss, engine="trl", per_device_train_batch_size=8 // accumulation)
+    other = make(loss=loss, engine="trl", verify="off", per_device_train_batch_size=8 // accumulation)
     stock_loss = _with_stock_loss(other, loss)
     for trainer in (ours, stock_loss):
         trainer.train()

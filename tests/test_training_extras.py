@@ -34,7 +34,7 @@ def make(chatml_model: Path, tmp_path: Path) -> Make:
         settings = stock.data_settings(file, test_size=8, **data)
         chosen = TypeAdapter(LossSettings).validate_python({"name": loss} | PARAMETERS[loss])
         prepared = prepare(stock.model_settings(chatml_model), settings, stock.lora(), recipe, chosen, 0)
-        return build_trainer(prepared, recipe, chosen, "base", "first_batch", 0, tmp_path / "run")
+        return build_trainer(prepared, recipe, chosen, "base", "auto", "first_batch", 0, tmp_path / "run")
 
     return build
 

@@ -193,7 +193,7 @@ def test_a_check_changes_nothing_that_is_trained(make: Make) -> None:  # noqa: F
 
 
 def test_a_head_that_is_wrong_stops_the_run_before_the_update(make: Make) -> None:  # noqa: F811
-    trainer = make()
+    trainer = make(engine="trl")
     forward = trainer.model.base_model.model.forward
 
     def shifted(*args: Any, **kwargs: Any) -> Any:

@@ -33,7 +33,8 @@ class Config(Settings):
         seed: Of adapter initialisation, data order and sampling.
         method: How preferences are learned: `dpo` from pairs, with any loss of pairs; `kto` from single answers.
         reference: `base`, the model without adapter, or `adapter`, the one at `adapter.path`.
-        engine: What computes the log-probabilities; `trl` is the stock trainer's forward pass.
+        engine: What computes the log-probabilities: `trl`, the stock trainer's forward pass; `shared`, which computes
+            each prompt once for both answers; `auto`, the latter where the first pairs come out the same.
         verify: Which micro-batches are compared with the from-scratch reference and TRL: `first_batch`,
             `every_<n>` steps and the first, or `off`.
         dry_run: Prepare and print the plan, train nothing.
@@ -52,7 +53,7 @@ class Config(Settings):
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     method: Literal["dpo", "kto"]
     reference: Literal["base", "adapter"]
-    engine: Literal["trl"]
+    engine: Literal["auto", "trl", "shared"]
     verify: Annotated[str, BeforeValidator(_names_a_check)]
     dry_run: bool
 

@@ -246,7 +246,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Alarm:
     def ended(name: str) -> str:
         ready, recipe, loss = prepared(name)
         alone = dataclasses.replace(ready, policy=copy.deepcopy(ready.policy))
-        trains = build_trainer(alone, recipe, loss, "base", SCENES[name].verify, 0, directory)
+        trains = build_trainer(alone, recipe, loss, "base", "trl", SCENES[name].verify, 0, directory)
         try:
             trains.train()
         except RunFailed as failed:

@@ -105,7 +105,7 @@ def our_trainer(path: Path, kind: str) -> PairTrainer:
     model = stock.model_settings(path, quantization=quantization(kind))
     data = stock.data_settings(stock.write_pairs(path / "pairs.jsonl", stock.pairs(12)))
     prepared = prepare(model, data, adapter(kind), train, settings, 0)
-    made = build_trainer(prepared, train, settings, "base", "off", 0, path / "out")
+    made = build_trainer(prepared, train, settings, "base", "trl", "off", 0, path / "out")
     moved(made.model)
     made.model.train()
     return made

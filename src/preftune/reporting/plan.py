@@ -21,7 +21,11 @@ _CHECKS = {
     "first_batch": "the first micro-batch, before the first update, against the from-scratch reference and TRL",
     "off": "off: nothing is compared",
 }
-_ENGINES = {"trl": "trl: the stock trainer's forward pass"}
+_ENGINES = {
+    "trl": "trl: the stock trainer's forward pass",
+    "shared": "shared: each prompt once for both answers, completion tokens scored alone, no padding",
+    "auto": "auto: shared, if the first pairs come out as with stock TRL; else trl",
+}
 
 
 def plan_lines(

@@ -33,7 +33,7 @@ class CheckedTraining(Sides):
     scratch_cost: verification.Cost
     console: Console
     args: Any
-    current_gradient_accumulation_steps: int
+    current_gradient_accumulation_steps: float
 
     def check_every(self, verify: str) -> None:
         """Set when to check: `first_batch`, `every_<n>` steps, or `off`."""

@@ -20,6 +20,7 @@ from preftune.losses import kto, scratch_kto
 from preftune.losses.answers import AnswerLogps
 from preftune.training import kto_verification, metrics
 from preftune.training.checked import CheckedTraining, no_metrics
+from preftune.training.engines import Stock
 from preftune.training.kto_verification import AnswerLoss, AnswerSide
 from preftune.training.loss_settings import KtoSettings
 from preftune.training.preparation import Prepared
@@ -63,6 +64,8 @@ def build_trainer(
 
 class AnswerTrainer(CheckedTraining, KTOTrainer):
     """Trains a policy on single answers."""
+
+    engine = Stock()
 
     def __init__(
         self,

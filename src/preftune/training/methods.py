@@ -15,6 +15,7 @@ def build_trainer(
     train: TrainSettings,
     loss: LossSettings,
     reference: str,
+    engine: str,
     verify: str,
     seed: int,
     directory: Path,
@@ -22,4 +23,4 @@ def build_trainer(
     """Set up training of what was prepared; the trainers' own `build_trainer` say the rest."""
     if isinstance(loss, KtoSettings):
         return kto.build_trainer(prepared, train, loss, reference, verify, seed, directory)
-    return trainer.build_trainer(prepared, train, loss, reference, verify, seed, directory)
+    return trainer.build_trainer(prepared, train, loss, reference, engine, verify, seed, directory)

@@ -1,5 +1,6 @@
 """What is measured on pairs. The beta-free metrics can be compared across a sweep of beta; rewards cannot."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -110,6 +111,14 @@ def answer_metrics(logps: AnswerLogps, beta: float, *, paired: bool) -> dict[str
     if {"rewards/chosen", "rewards/rejected"} <= found.keys():
         found["rewards/margins"] = found["rewards/chosen"] - found["rewards/rejected"]
     return found
+
+
+def merge(collected: Mapping[str, list[float]], shares: Sequence[float]) -> None:
+    """Make what was collected of the last micro-batches, each a mean, one mean by their shares of the step's pairs."""
+    for values in collected.values():
+        if len(shares) > 1 and len(values) >= len(shares):
+            last = values[-len(shares) :]
+            values[-len(shares) :] = [sum(value * share for value, share in zip(last, shares, strict=True))]
 
 
 def _per_token(sums: Tensor, lengths: Tensor) -> float:

@@ -1,4 +1,4 @@
-"""What must hold between the method of a run and its other settings."""
+"""What must hold between the method of a run, its engine, and its other settings."""
 
 from collections.abc import Callable
 
@@ -48,11 +48,28 @@ def _answers_carry_no_numbers(method: str, data: DataSettings) -> str | None:
     return None
 
 
+def _answers_share_no_prompt(method: str, engine: str) -> str | None:
+    if method == "kto" and engine == "shared":
+        return "engine must be auto or trl for method=kto, whose answers stand alone, got 'shared'"
+    return None
+
+
+def _budget_has_an_engine(engine: str, train: TrainSettings) -> str | None:
+    if engine == "trl" and train.tokens_per_batch is not None:
+        return (
+            "train.tokens_per_batch must be null for engine=trl, which holds train.per_device_train_batch_size pairs, "
+            f"got {train.tokens_per_batch}"
+        )
+    return None
+
+
 OF_METHODS: tuple[Callable[..., str | None], ...] = (
     _loss_suits_method,
     _answers_meet_others,
     _answers_keep_their_order,
     _answers_are_not_streamed,
     _answers_carry_no_numbers,
+    _answers_share_no_prompt,
+    _budget_has_an_engine,
 )
 """Each takes settings by name and returns what is wrong with them, if anything is."""

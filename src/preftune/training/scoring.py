@@ -7,9 +7,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from preftune.engine.shared import SharedPass, causal_model
 from preftune.losses.logps import PairLogps, TokenLogps
 from preftune.losses.traits import Traits
-from preftune.training.sides import causal
 
 
 class FusedOutput(Protocol):
@@ -27,34 +27,51 @@ class Scored:
     """One forward pass.
 
     Attributes:
-        outputs: What the fused head returned.
-        hidden: Last hidden states, of shape `(2 B, T, H)`; None where nothing asked for them.
+        outputs: What the fused head returned, or what stands for it.
+        hidden: Last hidden state before each completion token, in the order of the mask, of shape `(C, H)`; None where
+            nothing asked for them.
     """
 
     outputs: FusedOutput
     hidden: Tensor | None
 
 
-class Recording:
-    """Calls a model and keeps what it returned."""
+class StockPass:
+    """Calls a model with TRL's fused head, two sequences a pair."""
 
     def __init__(self, model: nn.Module, *, hidden: bool) -> None:
         """Keep the last hidden states, too, where `hidden`."""
         self.model = model
-        self.hidden = hidden
-        self.scored: Scored
+        self.keeps_hidden = hidden
+        self.hidden: Tensor | None = None
 
-    def __call__(self, **inputs: Any) -> Any:
+    def __call__(self, labels: Tensor, **inputs: Any) -> Any:
         """Return what the model returns."""
         states: list[Tensor] = []
         hooks = []
-        if self.hidden:
-            backbone = causal(self.model).base_model
+        if self.keeps_hidden:
+            backbone = causal_model(self.model).base_model
             hooks.append(backbone.register_forward_hook(lambda *call: states.append(call[-1].last_hidden_state)))
-        outputs = self.model(**inputs)
+        outputs = self.model(labels=labels, **inputs)
         for hook in hooks:
             hook.remove()
-        self.scored = Scored(outputs, states[0] if states else None)
+        self.hidden = states[0][:, :-1][labels[:, 1:] != -100] if states else None
+        return outputs
+
+
+class Recording:
+    """Calls a forward pass and keeps what it gave."""
+
+    def __init__(self, forward: StockPass | SharedPass) -> None:
+        """Keep the pass."""
+        self.forward = forward
+        self.scored: Scored
+
+    def __call__(self, **inputs: Any) -> Any:
+        """Return what the pass returns."""
+        outputs: Any = self.forward(**inputs)
+        hidden = outputs.hidden if isinstance(self.forward, SharedPass) else self.forward.hidden
+        self.scored = Scored(outputs, hidden)
         return outputs
 
 
@@ -112,10 +129,10 @@ def divergence(policy: Head, reference: Head, hidden: tuple[Tensor, Tensor], mas
     Args:
         policy: Gives the policy's log-probabilities of the next token, of shape `(N, V)`, from its hidden states.
         reference: The reference's, without gradient.
-        hidden: Last hidden states of policy and reference, each of shape `(2 B, T, H)`.
+        hidden: Last hidden states of policy and reference before each completion token, each of shape `(C, H)`.
         mask: True where the next token belongs to the completion, of shape `(2 B, T - 1)`.
     """
-    log_pi, log_ref = policy(hidden[0][:, :-1][mask]), reference(hidden[1][:, :-1][mask])
+    log_pi, log_ref = policy(hidden[0]), reference(hidden[1])
     values = (log_ref.exp() * (log_ref - log_pi)).sum(dim=-1)
     return torch.zeros(mask.shape, dtype=values.dtype, device=values.device).masked_scatter(mask, values)
 

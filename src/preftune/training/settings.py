@@ -21,17 +21,20 @@ class TrainSettings(Settings):
     Attributes:
         global_batch_size: Pairs in one optimizer step, or single answers for `method=kto`, over all devices;
             accumulation follows from it.
+        tokens_per_batch: Most tokens of a micro-batch where each prompt is computed once for both answers; None:
+            `per_device_train_batch_size` pairs.
         dpo: Every other key, which is `trl.DPOConfig`'s own and passes through.
     """
 
     name: str
     global_batch_size: Annotated[int, Field(ge=1)]
+    tokens_per_batch: Annotated[int, Field(ge=1)] | None = None
     dpo: Annotated[dict[str, Any], AfterValidator(_dpo_keys_hold)]
 
     @model_validator(mode="before")
     @classmethod
     def _gather_dpo_keys(cls, keys: Any) -> Any:
-        own = {key: keys[key] for key in ("name", "global_batch_size") if key in keys}
+        own = {key: keys[key] for key in ("name", "global_batch_size", "tokens_per_batch") if key in keys}
         return {**own, "dpo": {key: value for key, value in keys.items() if key not in own}}
 
     @property
@@ -46,7 +49,12 @@ class TrainSettings(Settings):
 
     @model_serializer
     def _flat(self) -> dict[str, Any]:
-        return {"name": self.name, "global_batch_size": self.global_batch_size, **self.dpo}
+        own = {
+            "name": self.name,
+            "global_batch_size": self.global_batch_size,
+            "tokens_per_batch": self.tokens_per_batch,
+        }
+        return {**own, **self.dpo}
 
     @model_validator(mode="after")
     def _accumulates_whole_batches(self) -> "TrainSettings":

@@ -10,6 +10,7 @@ from rich.console import Console
 from torch import Tensor, nn
 from transformers import PrinterCallback
 
+from preftune.engine.shared import causal_model, logits_of
 from preftune.refusals import RunFailed
 from preftune.training import metrics
 from preftune.training.callbacks import GradientGuard, OnStep, ProgressBars, Reporter, Sink, not_finite
@@ -158,13 +159,7 @@ class Sides:
 
 
 def _next_token(model: nn.Module, hidden: Tensor) -> Tensor:
-    head = causal(model).get_output_embeddings()
-    return head(hidden).float().log_softmax(dim=-1)  # type: ignore[no-any-return]
-
-
-def causal(model: Any) -> Any:
-    """Return the language model itself, without the adapter around it."""
-    return model.get_base_model() if isinstance(model, PeftModel) else model
+    return logits_of(causal_model(model), hidden).float().log_softmax(dim=-1)
 
 
 def _adds_nothing(policy: PeftModel) -> bool:

@@ -7,6 +7,7 @@ through, with those of the reference, and lets the run's own objective decide wh
 import copy
 import os
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ from trl import DPOConfig, DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from preftune.data.table import PairTable
+from preftune.engine.packing import part_of
 from preftune.losses.logps import PairLogps
 from preftune.losses.objective import Objective
 from preftune.refusals import Refusal
-from preftune.training import extras, metrics, scoring, verification
+from preftune.training import engines, extras, metrics, scoring, verification
 from preftune.training.callbacks import StepEnd
 from preftune.training.checked import CheckedTraining, no_metrics
 from preftune.training.loss_settings import PairLossSettings
@@ -36,6 +38,7 @@ def build_trainer(
     train: TrainSettings,
     loss: PairLossSettings,
     reference: str,
+    engine: str,
     verify: str,
     seed: int,
     directory: Path,
@@ -47,27 +50,35 @@ def build_trainer(
         train: Batches, epochs, and TRL's own settings.
         loss: Which loss, with its parameters.
         reference: `base` (the model without adapter) or `adapter` (the adapter as it was loaded).
+        engine: `trl`, `shared`, or `auto`.
         verify: `first_batch`, `every_<n>` or `off`.
         seed: Of the order of the pairs.
         directory: Where TRL may write.
 
     Raises:
-        Refusal: TRL does not take `train`.
+        Refusal: TRL does not take `train`, or `engine` does not suit model or loss.
     """
     objective = build_objective(loss)
     arguments = trl_arguments(DPOConfig, train, prepared.steps, directory, seed=seed, beta=loss.reward_scale)
     arguments.use_weighting = "collision" in objective.traits.tokens  # then the fused head gives what it reads
+    # the loader hands out whole steps, which the trainer parts into micro-batches itself
+    arguments.per_device_train_batch_size *= arguments.gradient_accumulation_steps
+    arguments.gradient_accumulation_steps = 1
     stock = trl_fields(loss)
     arguments.discopop_tau = (stock or {}).pop("tau", arguments.discopop_tau)
-    return PairTrainer(
+    trainer = PairTrainer(
         prepared,
         arguments,
         objective=objective,
         stock=stock,
         reference=reference,
         verify=verify,
+        micro_batch=train.micro_batch,
+        tokens_per_batch=train.tokens_per_batch,
         reads=loss.reads,
     )
+    engines.choose(trainer, engine, train.max_length)
+    return trainer
 
 
 def trl_arguments(
@@ -105,9 +116,15 @@ _REFERENCE_COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")
 
 
 class PairTrainer(CheckedTraining, DPOTrainer):
-    """Trains a policy on pairs with any objective."""
+    """Trains a policy on pairs with any objective.
+
+    Attributes:
+        objective: What is minimised.
+        engine: What computes the log-probabilities.
+    """
 
     objective: Objective
+    engine: engines.Engine
 
     def __init__(
         self,
@@ -118,6 +135,8 @@ class PairTrainer(CheckedTraining, DPOTrainer):
         stock: dict[str, Any] | None,
         reference: str,
         verify: str,
+        micro_batch: int,
+        tokens_per_batch: int | None = None,
         reads: tuple[str, ...] = (),
     ) -> None:
         """Set up the stock trainer; `build_trainer` says what the arguments are, `trl_fields` what `stock` is."""
@@ -135,11 +154,36 @@ class PairTrainer(CheckedTraining, DPOTrainer):
         self.take_over(trained, reference)
         self.check_every(verify)
         self.objective, self.stock = objective, stock
+        self.rows = prepared.rows
+        self.micro_batch, self.tokens_per_batch = micro_batch, tokens_per_batch
+        self.engine = engines.Stock()
         self.cost, self.scratch_cost = objective, objective.from_scratch
         self.pairs = {"train": prepared.pairs.stream or prepared.pairs.train, "eval": prepared.pairs.held_out}
         self.extras = {split: extras.Extras(pairs.extras(), reads) for split, pairs in self.pairs.items()}
         self._evaluated: list[PairLogps] = []
         self.add_callback(StepEnd(objective.advance))
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        """Do the forward and backward passes of a step, micro-batch by micro-batch; return its mean cost.
+
+        The gradient is that of the mean over all of the step's pairs, whatever micro-batches they fall into.
+        """
+        batch = self._prepare_inputs(inputs)
+        pairs = len(batch["row"])
+        parts = self.engine.parts(batch, self.micro_batch, self.tokens_per_batch)
+        losses: list[Tensor] = []
+        for part in parts:
+            self.current_gradient_accumulation_steps = pairs / len(part)  # by which the stock step divides
+            is_last = len(losses) == len(parts) - 1
+            with nullcontext() if is_last else self.accelerator.no_sync(model):
+                losses.append(super().training_step(model, part_of(batch, part), num_items_in_batch))
+        metrics.merge(self._metrics["train"], [len(part) / pairs for part in parts])
+        return torch.stack(losses).sum()
+
+    def first_batch(self) -> dict[str, Tensor]:
+        """Return the first pairs to train on, as many as a micro-batch holds."""
+        rows = self.rows.rows.select(range(min(self.micro_batch, len(self.rows.rows))))
+        return self._prepare_inputs(self.data_collator(list(rows)))
 
     def compute_loss(
         self,
@@ -186,11 +230,11 @@ class PairTrainer(CheckedTraining, DPOTrainer):
         traits = self.objective.traits
         batch = {name: value for name, value in inputs.items() if name != "row"}
         started = time.perf_counter()
-        reference = scoring.Recording(self.ref_model or self.model, hidden="kl" in traits.tokens)
+        reference = scoring.Recording(self.engine.forward(self.ref_model or self.model, traits.tokens, metrics=False))
         sides = self.compute_ref_log_probs(reference, batch)
         if split == "train":
             self.seconds_in_reference += time.perf_counter() - started
-        policy = scoring.Recording(model, hidden="kl" in traits.tokens)
+        policy = scoring.Recording(self.engine.forward(model, traits.tokens, metrics=True))
         super().compute_loss(policy, batch | dict(zip(_REFERENCE_COLUMNS, sides, strict=True)))
         passes = policy.scored, reference.scored
         carried = self.extras[split].of(inputs["row"])
