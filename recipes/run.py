@@ -44,13 +44,14 @@ def train(run: config.Config, directory: RunDirectory, tracker: Tracker) -> None
     with seconds("data"):
         prepared = prepare(run.model, run.data, run.adapter, run.train, run.loss, run.seed)
         directory.write_inputs(prepared.manifest(), pairs.report_run(prepared, run.train, run.seed, run.loss.reads))
-    places = [("results", str(directory.path)), ("tracked", tracker.describe())]
-    terminal.print_plan(plan.plan_lines(prepared, run.model, run.loss, run.reference, run.engine, run.verify) + places)
+    sides = (run.reference, run.engine, run.verify)
+    terminal.print_plan(plan.plan_lines(prepared, run.loss, *sides), directory.path, tracker.describe())
     if run.dry_run:
         return
-    sides = (run.reference, run.engine, run.verify)
     trainer = build_trainer(prepared, run.train, run.loss, *sides, run.seed, directory.path)
     trainer.report_to(directory.progress, directory.log, tracker.log)
+    with seconds("reference"):
+        trainer.keep_reference()
     with seconds("evaluate"):
         start = trainer.evaluate()
     with seconds("train"):
@@ -59,9 +60,7 @@ def train(run: config.Config, directory: RunDirectory, tracker: Tracker) -> None
         end = trainer.evaluate()
         said = measure_answers(trainer, prepared, run.evaluate, run.seed)
     save_policy(prepared.policy, prepared.chat.tokenizer, directory.path)
-    results = summary.summarise(
-        trainer.totals(), seconds.seconds, start, end, said, trainer.engine.name, trainer.verified
-    )
+    results = summary.summarise(trainer.totals(), seconds.seconds, start, end, said, trainer.verified)
     directory.write_results(results, said.rows, prepared.pairs.ledger.to_json())
     tracker.summarise(results)
     tracker.log_samples(said.rows)

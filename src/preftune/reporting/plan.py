@@ -7,7 +7,6 @@ import torch
 
 from preftune.data.ledger import SplitLedger
 from preftune.models.policy import count_parameters
-from preftune.models.settings import ModelSettings
 from preftune.training.loss_records import PairLossRecord
 from preftune.training.loss_settings import LossSettings
 from preftune.training.preparation import Prepared
@@ -29,13 +28,13 @@ _ENGINES = {
 
 
 def plan_lines(
-    prepared: Prepared, model: ModelSettings, loss: LossSettings, reference: str, engine: str, verify: str
+    prepared: Prepared, loss: LossSettings, reference: str, engine: str, verify: str
 ) -> list[tuple[str, str]]:
     """Return the lines of the plan as name and value."""
-    quantization = f", {model.quantization}" if model.quantization else ""
+    quantization = f", {prepared.model.quantization}" if prepared.model.quantization else ""
     kind = "answers" if prepared.labelled else "pairs"
     return [
-        ("model", f"{_short(prepared.source.location)}, {model.dtype}{quantization}"),
+        ("model", f"{_short(prepared.source.location)}, {prepared.model.dtype}{quantization}"),
         ("trained", count_parameters(prepared.policy).describe()),
         ("device", _device()),
         ("turns end in", f"{prepared.chat.end_of_turn}; padding is {prepared.chat.tokenizer.pad_token}"),

@@ -46,7 +46,6 @@ def summarise(
     start: Mapping[str, float],
     end: Mapping[str, float],
     measured: MeasuredAnswers,
-    engine: str,
     verified: Verified | None,
 ) -> dict[str, Any]:
     """Return what summary.json holds.
@@ -57,7 +56,6 @@ def summarise(
         start: What the evaluation before training logged.
         end: What the evaluation after training logged.
         measured: What sampled answers showed.
-        engine: What computed the log-probabilities.
         verified: What the run-time check compared; None where it was off.
     """
     kl = measured.kl_to_reference
@@ -71,12 +69,12 @@ def summarise(
         "pairs_per_second": totals.pairs / seconds["train"],
         "tokens_per_second": totals.tokens / seconds["train"],
         "peak_memory_bytes": peak_memory_bytes(),
-        "seconds": {**seconds, "train": seconds["train"] - spent, "reference": spent},
+        "seconds": {**seconds, "train": seconds["train"] - spent, "reference": seconds["reference"] + spent},
         "eval_start": before,
         "eval": after,
         "kl_to_reference": None if kl is None else kl.to_json(),
         "true_reward": measured.true_reward,
-        "engine": engine,
+        "engine": totals.engine,
         "verified": None if verified is None else _with_cost(verified, seconds["train"], totals.steps),
         "verdict": judge(before, after).to_json(),
     }

@@ -29,12 +29,12 @@ ROWS = (
 SAMPLES = 3
 
 
-def print_plan(lines: Sequence[tuple[str, str]]) -> None:
-    """Print the plan as two columns."""
+def print_plan(lines: Sequence[tuple[str, str]], directory: Path, tracked: str) -> None:
+    """Print the plan as two columns, with where the results go and how the run is tracked."""
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
-    for name, value in lines:
+    for name, value in (*lines, ("results", str(directory)), ("tracked", tracked)):
         table.add_row(name, Text(value))
     Console().print(table)
 

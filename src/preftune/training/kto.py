@@ -19,13 +19,13 @@ from trl.trainer.kto_trainer import DataCollatorForUnpairedPreference
 from preftune.losses import kto, scratch_kto
 from preftune.losses.answers import AnswerLogps
 from preftune.training import kto_verification, metrics
+from preftune.training.arguments import trl_arguments
 from preftune.training.checked import CheckedTraining, no_metrics
 from preftune.training.engines import Stock
 from preftune.training.kto_verification import AnswerLoss, AnswerSide
 from preftune.training.loss_settings import KtoSettings
 from preftune.training.preparation import Prepared
 from preftune.training.settings import TrainSettings
-from preftune.training.trainer import trl_arguments
 
 
 def build_trainer(

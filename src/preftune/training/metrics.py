@@ -22,6 +22,7 @@ class Totals:
         pairs: Pairs seen, each as often as it came.
         tokens: Tokens of prompts and answers in those pairs; a prompt counts once for each answer.
         seconds_in_reference: Wall-clock seconds spent on the reference while training.
+        engine: What computed the log-probabilities: `trl` or `shared`.
     """
 
     loss_first: float
@@ -30,6 +31,7 @@ class Totals:
     pairs: int
     tokens: int
     seconds_in_reference: float
+    engine: str
 
 
 def pair_metrics(logps: PairLogps) -> dict[str, float]:

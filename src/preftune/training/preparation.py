@@ -33,6 +33,8 @@ class Prepared:
     """What stands ready before the first step.
 
     Attributes:
+        model: The settings of the model.
+        adapter: The settings of what trains.
         source: Where the weights come from.
         chat: The tokenizer with its chat template.
         pairs: The pairs, their ledger and fingerprint.
@@ -45,6 +47,8 @@ class Prepared:
         answers: Where answers are trained on each alone, these, as ids, under `train` and `eval`.
     """
 
+    model: ModelSettings
+    adapter: LowRankSettings | FullSettings
     source: ModelSource
     chat: ChatTokenizer
     pairs: PreparedPairs
@@ -114,7 +118,7 @@ def prepare(
         extras.refuse_unfit(pairs, rows, held_out, loss, objective)
     steps = _steps(train, None if stream else len(rows.rows), answers)
     policy = _policy(model, adapter, source, seed)
-    return Prepared(source, chat, pairs, rows, held_out, policy, steps, stream, answers=answers)
+    return Prepared(model, adapter, source, chat, pairs, rows, held_out, policy, steps, stream, answers=answers)
 
 
 def _prepare_labelled(
@@ -139,7 +143,7 @@ def _prepare_labelled(
     rows = TokenizedPairs(Dataset.from_dict({}), nothing, {}, truncated=0)
     steps = _steps(train, None, answers)
     policy = _policy(model, adapter, source, seed)
-    return Prepared(source, chat, pairs, rows, rows, policy, steps, labelled=labelled, answers=answers)
+    return Prepared(model, adapter, source, chat, pairs, rows, rows, policy, steps, labelled=labelled, answers=answers)
 
 
 def _steps(train: TrainSettings, pairs: int | None, answers: Mapping[str, TokenizedAnswers]) -> Steps:

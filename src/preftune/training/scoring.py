@@ -23,6 +23,14 @@ Head = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
+class Kept:
+    """Log-probabilities of an earlier forward pass, of shape `(2 B, T - 1)`."""
+
+    log_probs: Tensor
+    log_sum_sq_probs: None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Scored:
     """One forward pass.
 
@@ -81,6 +89,7 @@ class Replay:
     def __init__(self, outputs: Any) -> None:
         """Keep the outputs."""
         self.outputs = outputs
+        self.scored = Scored(outputs, None)
 
     def __call__(self, **_: Any) -> Any:
         """Return them."""

@@ -14,6 +14,7 @@ from preftune.engine.shared import causal_model, logits_of
 from preftune.refusals import RunFailed
 from preftune.training import metrics
 from preftune.training.callbacks import GradientGuard, OnStep, ProgressBars, Reporter, Sink, not_finite
+from preftune.training.engines import Engine
 
 
 class Origins(Protocol):
@@ -27,6 +28,7 @@ class Sides:
     """Part of a trainer of TRL's.
 
     Attributes:
+        engine: What computes the log-probabilities.
         pairs: What is trained on and evaluated, by split, to tell where a row came from.
         first_losses: Costs of the first step.
         pairs_seen: Pairs trained on, each as often as it came.
@@ -42,6 +44,7 @@ class Sides:
     state: Any
     add_callback: Any
     remove_callback: Any
+    engine: Engine
     pairs: Mapping[str, Origins]
     first_losses: list[Tensor]
     pairs_seen: int
@@ -104,7 +107,11 @@ class Sides:
             pairs=self.pairs_seen,
             tokens=self.tokens_seen,
             seconds_in_reference=self.seconds_in_reference,
+            engine=self.engine.name,
         )
+
+    def keep_reference(self) -> None:
+        """Compute what is wanted of the reference before training, where that can be."""
 
     @contextmanager
     def acting_as_policy(self) -> Iterator[nn.Module]:

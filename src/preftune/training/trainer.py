@@ -5,7 +5,6 @@ through, with those of the reference, and lets the run's own objective decide wh
 """
 
 import copy
-import os
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -21,16 +20,16 @@ from preftune.data.table import PairTable
 from preftune.engine.packing import part_of
 from preftune.losses.logps import PairLogps
 from preftune.losses.objective import Objective
-from preftune.refusals import Refusal
 from preftune.training import engines, extras, metrics, scoring, verification
+from preftune.training.arguments import trl_arguments
 from preftune.training.callbacks import StepEnd
-from preftune.training.checked import CheckedTraining, no_metrics
+from preftune.training.checked import no_metrics
 from preftune.training.loss_settings import PairLossSettings
 from preftune.training.objectives import build_objective, trl_fields
 from preftune.training.preparation import Prepared
+from preftune.training.referenced import ReferencedTraining
 from preftune.training.scratch_side import PairSide
 from preftune.training.settings import TrainSettings
-from preftune.training.steps import Steps
 
 
 def build_trainer(
@@ -75,47 +74,17 @@ def build_trainer(
         verify=verify,
         micro_batch=train.micro_batch,
         tokens_per_batch=train.tokens_per_batch,
+        keeps_reference=engine != "trl",
         reads=loss.reads,
     )
     engines.choose(trainer, engine, train.max_length)
     return trainer
 
 
-def trl_arguments(
-    config: type[Any], train: TrainSettings, steps: Steps, directory: Path, *, seed: int, **parameters: float
-) -> Any:
-    """Return TRL's own settings: a `config` of what `train` passes through, the loss's `parameters`, and ours.
-
-    Raises:
-        Refusal: TRL does not take them on this machine.
-    """
-    has_cuda = torch.cuda.is_available()
-    try:
-        arguments = config(
-            **{"dataloader_pin_memory": has_cuda, **train.dpo},
-            **parameters,
-            output_dir=str(directory),
-            use_cpu=not has_cuda,
-            seed=seed,
-            data_seed=seed,
-            gradient_accumulation_steps=steps.accumulation,
-            report_to="none",
-            save_strategy="no",
-            remove_unused_columns=False,
-            logging_nan_inf_filter=False,
-            disable_tqdm=True,
-        )
-    except (ValueError, ImportError) as error:
-        raise Refusal(f"train must hold what trl.{config.__name__} takes on this machine, got: {error}") from error
-    if "LOCAL_RANK" not in os.environ and arguments.n_gpu > 1:
-        arguments._n_gpu = 1  # one process drives one device; more would wrap the model in DataParallel
-    return arguments
-
-
 _REFERENCE_COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")
 
 
-class PairTrainer(CheckedTraining, DPOTrainer):
+class PairTrainer(ReferencedTraining, DPOTrainer):
     """Trains a policy on pairs with any objective.
 
     Attributes:
@@ -137,6 +106,7 @@ class PairTrainer(CheckedTraining, DPOTrainer):
         verify: str,
         micro_batch: int,
         tokens_per_batch: int | None = None,
+        keeps_reference: bool = False,
         reads: tuple[str, ...] = (),
     ) -> None:
         """Set up the stock trainer; `build_trainer` says what the arguments are, `trl_fields` what `stock` is."""
@@ -154,7 +124,7 @@ class PairTrainer(CheckedTraining, DPOTrainer):
         self.take_over(trained, reference)
         self.check_every(verify)
         self.objective, self.stock = objective, stock
-        self.rows = prepared.rows
+        self.take_reference(prepared, reference, kept=keeps_reference)
         self.micro_batch, self.tokens_per_batch = micro_batch, tokens_per_batch
         self.engine = engines.Stock()
         self.cost, self.scratch_cost = objective, objective.from_scratch
@@ -182,8 +152,10 @@ class PairTrainer(CheckedTraining, DPOTrainer):
 
     def first_batch(self) -> dict[str, Tensor]:
         """Return the first pairs to train on, as many as a micro-batch holds."""
-        rows = self.rows.rows.select(range(min(self.micro_batch, len(self.rows.rows))))
-        return self._prepare_inputs(self.data_collator(list(rows)))
+        rows = self.prepared.rows.rows
+        rows = rows.select(range(min(self.micro_batch, len(rows))))
+        batch: dict[str, Tensor] = self._prepare_inputs(self.data_collator(list(rows)))
+        return batch
 
     def compute_loss(
         self,
@@ -230,7 +202,7 @@ class PairTrainer(CheckedTraining, DPOTrainer):
         traits = self.objective.traits
         batch = {name: value for name, value in inputs.items() if name != "row"}
         started = time.perf_counter()
-        reference = scoring.Recording(self.engine.forward(self.ref_model or self.model, traits.tokens, metrics=False))
+        reference = self._reference_pass(inputs, split)
         sides = self.compute_ref_log_probs(reference, batch)
         if split == "train":
             self.seconds_in_reference += time.perf_counter() - started
