@@ -46,6 +46,7 @@ def make(chatml_model: Path, pair_file: Path, tmp_path: Path) -> Make:
         engine: str = "auto",
         verify: str = "first_batch",
         model: dict[str, Any] | None = None,
+        data: dict[str, Any] | None = None,
         **train: Any,
     ) -> PairTrainer:
         settings = stock.model_settings(chatml_model, **(model or {}))
@@ -54,8 +55,8 @@ def make(chatml_model: Path, pair_file: Path, tmp_path: Path) -> Make:
         if loss == "sigmoid":
             fields = {"label_smoothing": 0.0} | fields
         chosen = TypeAdapter(LossSettings).validate_python(fields)
-        data = stock.data_settings(pair_file, test_size=6)
-        prepared = prepare(settings, data, adapter or stock.lora(), recipe, chosen, 0)
+        rows = stock.data_settings(pair_file, **({"test_size": 6} | (data or {})))
+        prepared = prepare(settings, rows, adapter or stock.lora(), recipe, chosen, 0)
         logged: list[tuple[int, dict[str, float]]] = []
         trainer = build_trainer(prepared, recipe, chosen, reference, engine, verify, 0, tmp_path)
         trainer.report_to(lambda step, steps: None, lambda metrics, step: logged.append((step, dict(metrics))))
