@@ -99,7 +99,8 @@ def build(
     ready = _prepared(kind, dtype, quantization)
     recipe = TrainSettings.model_validate(TRAIN | train)
     steps = dataclasses.replace(
-        ready.steps, accumulation=recipe.global_batch_size // recipe.micro_batch // int(os.environ.get("WORLD_SIZE", "1"))
+        ready.steps,
+        accumulation=recipe.global_batch_size // recipe.micro_batch // int(os.environ.get("WORLD_SIZE", "1")),
     )
     ready = dataclasses.replace(ready, policy=copy.deepcopy(policy or ready.policy), steps=steps)
     if start:

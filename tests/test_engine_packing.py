@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from preftune.engine.packing import by_pairs, by_tokens, part_of
+from preftune.engine.packing import by_pairs, by_tokens, by_turns, part_of
 from tests.engine import RAGGED, Pair, batch, drawn_pairs
 
 few = settings(max_examples=50, deadline=None)
@@ -21,6 +21,20 @@ def test_by_tokens_holds_each_pair_once_and_goes_beyond_its_budget_for_a_lone_pa
     for part in parts:
         assert part == sorted(part) != []
         assert sum(tokens[place] for place in part) <= budget or len(part) == 1
+
+
+@given(sizes, st.integers(1, 200), st.data())
+@few
+def test_by_turns_does_so_in_at_least_as_many_parts_as_asked_for_whose_sizes_the_tokens_do_not_change(
+    tokens: list[int], budget: int, data: st.DataObject
+) -> None:
+    at_least = data.draw(st.integers(1, len(tokens)))
+    parts = by_turns(tokens, budget, at_least)
+    assert at_least <= len(parts) <= len(tokens)
+    assert sorted(place for part in parts for place in part) == list(range(len(tokens)))
+    assert all(sum(tokens[place] for place in part) <= budget or len(part) == 1 for part in parts)
+    alike = by_turns([1] * len(tokens), len(tokens), len(parts))
+    assert [len(part) for part in parts] == [len(part) for part in alike]
 
 
 @given(sizes)

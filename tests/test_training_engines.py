@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from preftune.engine.layout import pair_tokens
-from preftune.refusals import Refusal
+from preftune.engine.packing import by_turns
+from preftune.refusals import Refusal, RunFailed
 from preftune.training.engines import Shared, Stock
 from tests.engine import RAGGED, batch
 from tests.engine_runs import build, of_family, run, weights
@@ -43,13 +44,12 @@ UNFIT: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "linear attention": (
         {
-            "family": "qwen3_next",
+            "family": "qwen3_5_text",
             "layer_types": ["linear_attention", "full_attention"],
             "linear_num_key_heads": 2,
             "linear_num_value_heads": 2,
             "linear_key_head_dim": 8,
             "linear_value_head_dim": 8,
-            "num_experts": 0,
         },
         "the model has layers of full_attention, linear_attention, which mix tokens along the row",
     ),
@@ -97,8 +97,6 @@ def test_a_bias_by_the_distance_along_the_row_falls_back_by_number_and_names_the
 
 
 def test_a_forced_shared_pass_that_differs_is_caught_by_the_check() -> None:
-    from preftune.refusals import RunFailed
-
     policy = of_family(
         "mpt", attn_implementation="eager", d_model=32, n_heads=4, n_layers=2, max_seq_len=256, no_bias=True
     )
@@ -131,7 +129,7 @@ def test_a_loss_over_the_batch_takes_no_budget_of_tokens() -> None:
         Refusal,
         match="tokens_per_batch must be null for a loss that depends on which pairs share a micro-batch, got 64;",
     ):
-        build("auto", loss={"name": "aot"}, tokens_per_batch=64, per_device_train_batch_size=8)
+        build("auto", loss={"name": "aot", "label_smoothing": 0.0}, tokens_per_batch=64, per_device_train_batch_size=8)
 
 
 def test_stock_trl_parts_a_step_by_pairs_and_the_shared_pass_by_tokens() -> None:
@@ -144,7 +142,8 @@ def test_stock_trl_parts_a_step_by_pairs_and_the_shared_pass_by_tokens() -> None
     assert len(parts) > 3
 
 
-TWO = {"global_batch_size": 8, "per_device_train_batch_size": 1, "tokens_per_batch": 100, "max_steps": 2}
+# By this budget one process would cut its four pairs of the first step into two micro-batches, the other into three.
+TWO = {"global_batch_size": 8, "per_device_train_batch_size": 1, "tokens_per_batch": 130, "max_steps": 2}
 
 
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
@@ -170,7 +169,8 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
             process.kill()
     both = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
     alone = run("shared", **TWO)
-    assert both[0]["parts"] != both[1]["parts"]
+    alone_cut = [[len(by_turns(tokens, 130)) for tokens in each["tokens"]] for each in both]
+    assert alone_cut[0] != alone_cut[1]
     assert both[0]["losses"] == pytest.approx(alone.losses, abs=1e-5)
     expected = weights(alone.trainer)
     for each in both:
@@ -180,21 +180,22 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
 
 def one_of_two(directory: Path) -> None:
     """Train as one of the processes, and write down what came of it."""
-    parts: list[int] = []
     trainer = build("shared", **TWO)
-    cut = trainer.engine.parts
+    tokens: list[list[int]] = []
+    collate = trainer.data_collator
 
-    def counted(made: dict[str, torch.Tensor], micro_batch: int, budget: int | None) -> list[list[int]]:
-        parts.append(pair_tokens(made["input_ids"], made["attention_mask"]))
-        return cut(made, micro_batch, budget)
+    def recorded(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        made = collate(rows)
+        tokens.append(pair_tokens(made["input_ids"], made["attention_mask"]))
+        return made
 
-    object.__setattr__(trainer.engine, "parts", counted)
+    trainer.data_collator = recorded
     losses: list[float] = []
     trainer.report_to(
         lambda step, steps: None, lambda logs, step: losses.extend([logs["loss"]] if "loss" in logs else [])
     )
     trainer.train()
-    found = {"losses": losses, "parts": parts, "weights": weights(trainer).tolist()}
+    found = {"losses": losses, "tokens": tokens, "weights": weights(trainer).tolist()}
     (directory / f"{os.environ['RANK']}.json").write_text(json.dumps(found))
 
 

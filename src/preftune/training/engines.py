@@ -6,17 +6,18 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import gather
 from rich.text import Text
 from torch import Tensor, nn
 
 from preftune.engine.layout import pair_tokens
-from preftune.engine.packing import by_pairs, by_tokens
+from preftune.engine.packing import by_pairs, by_tokens, by_turns
 from preftune.engine.shared import Kind, SharedPass, causal_model, prepare_attention
 from preftune.engine.support import unsupported
 from preftune.refusals import Refusal
 from preftune.training.scoring import StockPass
 from preftune.training.verification import TOLERANCE
-
 
 # What the code of a model that expects another layout raises.
 _FOREIGN = (AttributeError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError)
@@ -76,7 +77,14 @@ class Shared:
         """Return as many pairs at a time as `budget` tokens hold; without a budget `micro_batch` pairs."""
         if budget is None:
             return by_pairs(len(batch["row"]), micro_batch)
-        return by_tokens(pair_tokens(batch["input_ids"], batch["attention_mask"]), budget)
+        tokens = pair_tokens(batch["input_ids"], batch["attention_mask"])
+        if PartialState().num_processes == 1:
+            return by_tokens(tokens, budget)
+        # TRL gathers what it measures of each pair from all processes, so that all need micro-batches of one size
+        parts = by_turns(tokens, budget)
+        while len(set(counts := gather(batch["row"].new_tensor([len(parts)])).tolist())) > 1:
+            parts = by_turns(tokens, budget, max(counts))
+        return parts
 
 
 def choose(trainer: Any, engine: str, longest: int | None) -> None:
