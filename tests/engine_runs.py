@@ -27,7 +27,8 @@ TRAIN: dict[str, Any] = {
     "global_batch_size": 8,
     "per_device_train_batch_size": 4,
     "max_steps": 3,
-    "learning_rate": 0.05,
+    "learning_rate": 0.01,
+    "max_grad_norm": 1e6,  # a gradient that is clipped does not tell its size
     "lr_scheduler_type": "constant",
     "optim": "sgd",  # one that divides by the gradient's size would make rounding of small gradients large
     "logging_steps": 1,
@@ -98,10 +99,8 @@ def build(
     """
     ready = _prepared(kind, dtype, quantization)
     recipe = TrainSettings.model_validate(TRAIN | train)
-    steps = dataclasses.replace(
-        ready.steps,
-        accumulation=recipe.global_batch_size // recipe.micro_batch // int(os.environ.get("WORLD_SIZE", "1")),
-    )
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    steps = dataclasses.replace(ready.steps, accumulation=recipe.global_batch_size // recipe.micro_batch // processes)
     ready = dataclasses.replace(ready, policy=copy.deepcopy(policy or ready.policy), steps=steps)
     if start:
         moved(ready.policy)

@@ -100,7 +100,7 @@ def test_a_forced_shared_pass_that_differs_is_caught_by_the_check() -> None:
     policy = of_family(
         "mpt", attn_implementation="eager", d_model=32, n_heads=4, n_layers=2, max_seq_len=256, no_bias=True
     )
-    with pytest.raises(RunFailed, match="must equal the one computed from scratch within 0.0001 nats per token"):
+    with pytest.raises(RunFailed, match=r"must equal the one computed from scratch within 0\.0001 nats per token"):
         run("shared", kind="full", policy=policy)
 
 
