@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import FunctionType
 from typing import Any, Literal
 
-Alarm = Literal["scratch", "parity", "run"]
+Alarm = Literal["scratch", "parity", "run", "engine"]
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,15 @@ def _run(module: str, *rows: tuple[str, str, str, str, str]) -> list[Mutation]:
 
 def _labels(instead: str) -> str:
     """Return the call of the model with other labels: ids where a token counts, -100 elsewhere."""
-    return f'self.model(**{{**inputs, "labels": {instead}}})'
+    return f"self.model(labels={instead}, **inputs)"
+
+
+def _shared(module: str, *rows: tuple[str, str, str, str, str]) -> list[Mutation]:
+    return _of("run", f"engine.{module}", *rows)
+
+
+def _engine(module: str, *rows: tuple[str, str, str, str]) -> list[Mutation]:
+    return _of("engine", module, *((name, on, on, *texts) for name, on, *texts in rows))  # type: ignore[misc]
 
 
 _PER_TOKEN = "logps.chosen_logratio() / chosen_lengths - logps.rejected_logratio() / rejected_lengths"
@@ -319,29 +327,29 @@ MUTATIONS = [
             "mask shifted by one",
             "start",
             f"{_OF_POLICY} chosen",
-            "self.model(**inputs)",
-            _labels('inputs["input_ids"].masked_fill(inputs["labels"].roll(1, 1) == -100, -100)'),
+            "self.model(labels=labels, **inputs)",
+            _labels('inputs["input_ids"].masked_fill(labels.roll(1, 1) == -100, -100)'),
         ),
         (
             "tokens predicted a place late",
             "start",
             f"{_OF_POLICY} chosen",
-            "self.model(**inputs)",
-            _labels('inputs["labels"].roll(1, 1)'),
+            "self.model(labels=labels, **inputs)",
+            _labels("labels.roll(1, 1)"),
         ),
         (
             "prompt counted",
             "start",
             f"{_OF_POLICY} chosen",
-            "self.model(**inputs)",
+            "self.model(labels=labels, **inputs)",
             _labels('inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, -100)'),
         ),
         (
             "padding counted",
             "start",
             f"{_OF_POLICY} chosen",
-            "self.model(**inputs)",
-            _labels('inputs["labels"].where(inputs["attention_mask"] == 1, inputs["input_ids"])'),
+            "self.model(labels=labels, **inputs)",
+            _labels('labels.where(inputs["attention_mask"] == 1, inputs["input_ids"])'),
         ),
         (
             "prompt counted in the lengths",
@@ -368,8 +376,8 @@ MUTATIONS = [
             "divergence at the token after",
             "tdpo",
             "the kl of the ",
-            "hidden[0][:, :-1][mask]), reference(hidden[1][:, :-1]",
-            "hidden[0][:, 1:][mask]), reference(hidden[1][:, 1:]",
+            "states[0][:, :-1][labels",
+            "states[0][:, 1:][labels",
         ),
         (
             "collision without its log",
@@ -399,8 +407,8 @@ MUTATIONS = [
             "the reference trained along",
             "full",
             f"{_OF_REFERENCE} chosen",
-            "scoring.Recording(self.ref_model or self.model",
-            "scoring.Recording(self.model",
+            "self.engine.forward(self.ref_model or self.model",
+            "self.engine.forward(self.model",
         ),
         ("gradient scaled", "start", _GRADIENT_NORM, "return losses.mean()", "return 0.5 * losses.mean()"),
         ("loss summed instead of averaged", "start", _GRADIENT_NORM, "return losses.mean()", "return losses.sum()"),
@@ -478,6 +486,154 @@ MUTATIONS = [
             _GRADIENT_NORM,
             "return losses.mean()",
             "return 2 * losses.mean()",
+        ),
+    ),
+    *_shared(
+        "layout",
+        (
+            "positions that do not restart after the trunk",
+            "shared",
+            f"{_OF_POLICY} rejected",
+            "yield np.arange(self.trunk, len(self.rejected_ids))",
+            "yield len(self.chosen_ids) + np.arange(len(self.rejected_ids) - self.trunk)",
+        ),
+        (
+            "rejected's first token read off the end of chosen",
+            "shared",
+            f"{_OF_POLICY} rejected",
+            "np.where(before < self.trunk, before, before - self.trunk + len(chosen_ids))",
+            "before - self.trunk + len(chosen_ids)",
+        ),
+        (
+            "a trunk one too long",
+            "shared",
+            f"{_OF_POLICY} rejected",
+            "int(differ[0]) if",
+            "int(differ[0]) + 1 if",
+        ),
+        (
+            "labels of chosen shifted",
+            "shared",
+            f"{_OF_POLICY} chosen",
+            "self.chosen_labels = chosen_ids[chosen_prompt:]",
+            "self.chosen_labels = chosen_ids[chosen_prompt - 1 : -1]",
+        ),
+        (
+            "labels of rejected shifted",
+            "shared",
+            f"{_OF_POLICY} rejected",
+            "self.rejected_labels = rejected_ids[first:]",
+            "self.rejected_labels = rejected_ids[first - 1 : -1]",
+        ),
+        (
+            "padding before the answer",
+            "shared",
+            f"{_OF_POLICY} chosen",
+            "_Pair(ids[pair, : lengths[pair]],",
+            "_Pair(np.roll(ids[pair], ids.shape[1] - lengths[pair])[: lengths[pair]],",
+        ),
+        (
+            "rejected sees chosen",
+            "masked",
+            f"{_OF_POLICY} rejected",
+            "(each.start, each.start + first)), strict",
+            "(each.start, each.start)), strict",
+        ),
+        (
+            "the future is seen",
+            "masked",
+            f"{_OF_POLICY} chosen",
+            "(before & (in_trunk | in_branch))",
+            "(in_trunk | in_branch)",
+        ),
+        (
+            "a trunk of another pair",
+            "masked",
+            f"{_OF_POLICY} chosen",
+            "((each.start,) * 2,",
+            "((0,) * 2,",
+        ),
+    ),
+    *_shared(
+        "attention",
+        (
+            "rejected sees chosen for its trunk",
+            "shared",
+            f"{_OF_POLICY} rejected",
+            "s[first][:, :, : each.trunk]",
+            "s[first][:, :, -each.trunk :]",
+        ),
+        (
+            "rejected sees the next token",
+            "shared",
+            f"{_OF_POLICY} rejected",
+            ".tril(each.trunk)",
+            ".tril(each.trunk + 1)",
+        ),
+    ),
+    *_shared(
+        "head",
+        (
+            "slopes negated",
+            "shared",
+            _DIRECTION,
+            "torch.autograd.grad(graph, inner, slopes)",
+            "torch.autograd.grad(graph, inner, -slopes)",
+        ),
+        ("slopes of the label alone", "shared", _GRADIENT_NORM, "slopes = shares.neg_()", "slopes = shares.zero_()"),
+        ("every token's slope one", "shared", _GRADIENT_NORM, "(slopes * slope[:, None])", "slopes"),
+        (
+            "a head that trains left out of the gradient",
+            "shared full",
+            _GRADIENT_NORM,
+            "if trained and torch.is_grad_enabled():",
+            "if not trained and torch.is_grad_enabled():",
+        ),
+        (
+            "collision not normalised",
+            "shared wpo",
+            "the collision of the ",
+            "logsumexp(dim=1) - 2 * normalizer",
+            "logsumexp(dim=1) - normalizer",
+        ),
+    ),
+    *_shared(
+        "shared",
+        (
+            "hidden states of other tokens",
+            "shared tdpo",
+            "the kl of the ",
+            "hidden = states[layout.sources] if",
+            "hidden = states[layout.sources.flip(0)] if",
+        ),
+    ),
+    *_engine(
+        "training.trainer",
+        ("micro-batches of unlike size weigh alike", "step", "= pairs / len(part)", "= len(parts)"),
+        ("micro-batches not rescaled", "step", "= pairs / len(part)", "= 1.0"),
+    ),
+    *_engine(
+        "engine.packing",
+        (
+            "a pair left out",
+            "step",
+            "return [sorted(part) for part in parts if part]",
+            "return [sorted(part) for part in parts[1:] if part]",
+        ),
+        ("pairs and answers mixed", "step", "pairs + len(batch", "pairs.flip(0) + len(batch"),
+        ("the longest answer cut", "step", "sum(dim=1).max())", "sum(dim=1).min())"),
+    ),
+    *_engine(
+        "engine.layout",
+        ("trunk one too long, before the first step", "auto", "int(differ[0]) if", "int(differ[0]) + 1 if"),
+    ),
+    *_engine(
+        "engine.attention",
+        (
+            "rejected sees chosen, before the first step",
+            "auto",
+            "s[first][:, :, : each.trunk]",
+            "s[first][:, :, -each.trunk :]",
         ),
     ),
 ]

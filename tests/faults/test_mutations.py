@@ -1,7 +1,8 @@
 """Deliberate faults, one by one, each caught by the alarm that should catch it.
 
 The alarms: `scratch` holds every objective against its from-scratch side, in value and gradient; `parity` holds losses,
-token ids and batches against stock TRL; `run` is the check of a run's own micro-batches, which ends the run.
+token ids and batches against stock TRL; `run` is the check of a run's own micro-batches, which ends the run; `engine`
+holds the shared pass against stock TRL: the comparison before the first step, and the weights after a whole one.
 
 What none of them can see, since both of the sides that they compare are told the same:
 
@@ -23,7 +24,7 @@ What none of them can see, since both of the sides that they compare are told th
 import copy
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache, partial
 from typing import Any
 
@@ -32,8 +33,10 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 from torch import Tensor
+from transformers import AttentionInterface
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
+from preftune.engine import attention
 from preftune.losses import kto, rewards, scratch_kto
 from preftune.losses.answers import AnswerLogps
 from preftune.losses.catalogue import LOSSES, SCRATCH
@@ -50,7 +53,7 @@ from preftune.training.loss_settings import LossSettings
 from preftune.training.methods import build_trainer
 from preftune.training.preparation import Prepared, prepare
 from preftune.training.settings import TrainSettings
-from tests import stock
+from tests import engine_runs, stock
 from tests.faults.mutations import MUTATIONS, Mutation, planted
 from tests.losses import PARAMETERS, random_record, with_tokens
 from tests.parity import test_kto as stock_kto
@@ -201,20 +204,29 @@ class Scene:
     adapter: Any = dataclasses.field(default_factory=stock.lora)
     verify: str = "first_batch"
     train: dict[str, Any] = dataclasses.field(default_factory=dict)
+    engine: str = "trl"
+    attention: str = "sdpa"
 
 
+_WPO = {"name": "sigmoid", "label_smoothing": 0.0, "use_weighting": True}
+_TDPO = {"name": "tdpo", "alpha": 2.0}
 SCENES = {
     "start": Scene(moved=0.0),
     "moved": Scene(),
     "ipo": Scene({"name": "ipo"}),
     "ld_alpha": Scene({"name": "sigmoid", "label_smoothing": 0.0, "ld_alpha": 0.3}),
-    "wpo": Scene({"name": "sigmoid", "label_smoothing": 0.0, "use_weighting": True}),
-    "tdpo": Scene({"name": "tdpo", "alpha": 2.0}, moved=5.0),
+    "wpo": Scene(_WPO),
+    "tdpo": Scene(_TDPO, moved=5.0),
     "soft": Scene({"name": "soft"}),
     "accumulated": Scene(moved=0.0),
     "dropout": Scene(adapter=stock.lora(dropout=0.5), train={"disable_dropout": False}),
     "full": Scene(moved=0.0, adapter=FullSettings(name="full"), verify="every_1", train={"max_steps": 2}),
     "kto": Scene({"name": "kto", "desirable_weight": 1.0, "undesirable_weight": 1.0}),
+    "shared": Scene(engine="shared"),
+    "shared full": Scene(moved=0.0, adapter=FullSettings(name="full"), engine="shared"),
+    "shared wpo": Scene(_WPO, engine="shared"),
+    "shared tdpo": Scene(_TDPO, moved=5.0, engine="shared"),
+    "masked": Scene(engine="shared", attention="eager"),
 }
 
 
@@ -222,7 +234,7 @@ SCENES = {
 def run(tmp_path_factory: pytest.TempPathFactory) -> Alarm:
     """Train a model of one layer and return why the run ended before its time."""
     directory = tmp_path_factory.mktemp("runs")
-    model = stock.model_settings(stock.save_model(directory / "model", stock.CHATML, layers=1))
+    path = stock.save_model(directory / "model", stock.CHATML, layers=1)
     file = directory / "pairs.jsonl"
     rows = [
         {"prompt": list(pair.prompt), "chosen": pair.chosen, "rejected": pair.rejected, "p": (0.5 + place) / 22}
@@ -238,6 +250,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Alarm:
         loss = TypeAdapter(LossSettings).validate_python({"beta": 0.3, **scene.loss})
         carried = {"extras": {"probability": "p"}} if name == "soft" else {}
         data = stock.data_settings(file, test_size=6, **carried)
+        model = stock.model_settings(path, attention=scene.attention)
         made = prepare(model, data, scene.adapter, recipe, loss, 0)
         if scene.moved:
             move(made.policy, scene.moved)
@@ -246,7 +259,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Alarm:
     def ended(name: str) -> str:
         ready, recipe, loss = prepared(name)
         alone = dataclasses.replace(ready, policy=copy.deepcopy(ready.policy))
-        trains = build_trainer(alone, recipe, loss, "base", "trl", SCENES[name].verify, 0, directory)
+        trains = build_trainer(alone, recipe, loss, "base", SCENES[name].engine, SCENES[name].verify, 0, directory)
         try:
             trains.train()
         except RunFailed as failed:
@@ -265,14 +278,40 @@ def move(policy: torch.nn.Module, width: float) -> None:
             parameter.normal_(std=width)
 
 
+@pytest.fixture(scope="module")
+def engine() -> Alarm:
+    """Name what the shared pass does otherwise than stock TRL: the first batch, the weights after a step of parts."""
+    step: dict[str, Any] = {"verify": "off", "max_steps": 1}
+    expected = engine_runs.run("trl", **step).movement
+
+    def differences(on: str) -> str:
+        found = []
+        if on in ("", "auto") and engine_runs.build("auto").engine.name != "shared":
+            found.append("auto")
+        if on in ("", "step"):
+            got = engine_runs.run("shared", tokens_per_batch=200, **step).movement  # parts of 3 pairs and of 2
+            found += ["step"] * bool((got - expected).norm() > 1e-3 * expected.norm())
+        return " ".join(found)
+
+    return differences
+
+
+@pytest.fixture(autouse=True)
+def own_attention() -> Iterator[None]:
+    """Let transformers know the attention that is ours again: a module with a fault announces that."""
+    yield
+    AttentionInterface.register(attention.NAME, attention.attend)
+
+
 @pytest.fixture
-def alarms(parity: Alarm, run: Alarm) -> dict[str, Alarm]:
-    return {"scratch": scratch, "parity": parity, "run": run}
+def alarms(parity: Alarm, run: Alarm, engine: Alarm) -> dict[str, Alarm]:
+    return {"scratch": scratch, "parity": parity, "run": run, "engine": engine}
 
 
 def test_without_a_fault_no_alarm_is_raised(alarms: dict[str, Alarm]) -> None:
     assert scratch("") == ""
     assert alarms["parity"]("") == ""
+    assert alarms["engine"]("") == ""
     for name in SCENES:
         assert alarms["run"](name) == "", name
 
@@ -289,6 +328,6 @@ def test_a_deliberate_fault_is_caught(alarms: dict[str, Alarm], mutation: Mutati
 
 
 def test_the_faults_are_many_and_try_every_alarm() -> None:
-    assert len(MUTATIONS) >= 26
-    assert {each.alarm for each in MUTATIONS} == {"scratch", "parity", "run"}
+    assert len(MUTATIONS) >= 50
+    assert {each.alarm for each in MUTATIONS} == {"scratch", "parity", "run", "engine"}
     assert len({(each.module, each.name) for each in MUTATIONS}) == len(MUTATIONS)

@@ -24,9 +24,36 @@ def by_tokens(tokens: Sequence[int], budget: int) -> list[list[int]]:
     order = sorted(range(len(tokens)), key=lambda place: -tokens[place])
     while True:
         parts = _balanced(tokens, order, bins)
-        if all(len(part) <= 1 or sum(tokens[place] for place in part) <= budget for part in parts):
+        if _within(parts, tokens, budget):
             return [sorted(part) for part in parts if part]
         bins += 1
+
+
+def by_turns(tokens: Sequence[int], budget: int, at_least: int = 1) -> list[list[int]]:
+    """Return the places of pairs in micro-batches whose numbers of pairs follow from how many there are of both.
+
+    The pairs, the longest first, are dealt out in turns, each turn the other way round. Processes that each cut as
+    many pairs into as many micro-batches have as many pairs in each.
+
+    Args:
+        tokens: As of `by_tokens`.
+        budget: As of `by_tokens`.
+        at_least: Fewest micro-batches, 1 to as many as there are pairs.
+    """
+    order = sorted(range(len(tokens)), key=lambda place: -tokens[place])
+    bins = at_least
+    while True:
+        parts: list[list[int]] = [[] for _ in range(bins)]
+        for turn, place in enumerate(order):
+            back, step = divmod(turn, bins)
+            parts[bins - 1 - step if back % 2 else step].append(place)
+        if _within(parts, tokens, budget):
+            return [sorted(part) for part in parts]
+        bins += 1
+
+
+def _within(parts: Sequence[Sequence[int]], tokens: Sequence[int], budget: int) -> bool:
+    return all(len(part) <= 1 or sum(tokens[place] for place in part) <= budget for part in parts)
 
 
 def _balanced(tokens: Sequence[int], order: Sequence[int], bins: int) -> list[list[int]]:

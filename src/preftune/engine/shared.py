@@ -145,6 +145,8 @@ def logits_of(model: Any, hidden: Tensor) -> Tensor:
     config = model.config.get_text_config()
     if (scale := getattr(config, "logit_scale", None)) is not None:
         logits = logits * scale
+    if (divisor := getattr(config, "logits_scaling", None)) is not None:  # Granite's
+        logits = logits / divisor
     if (cap := getattr(config, "final_logit_softcapping", None)) is not None:
         logits = cap * torch.tanh(logits / cap)
     return logits

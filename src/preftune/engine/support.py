@@ -4,8 +4,8 @@ from typing import Any
 
 from preftune.engine.shared import causal_model
 
-# Layers whose tokens see more of the row than attention lets them.
-_RECURRENT = ("linear_attention", "mamba", "recurrent", "conv", "hybrid")
+# Kinds of layers whose tokens see no more of the row than a mask lets them; the last four have no attention.
+_MASKED = {"full_attention", "sliding_attention", "chunked_attention", "moe", "mlp", "sparse", "dense"}
 
 
 def unsupported(model: Any, longest: int | None) -> str | None:
@@ -20,7 +20,7 @@ def unsupported(model: Any, longest: int | None) -> str | None:
     kinds = set(getattr(text, "layer_types", None) or ())
     if text is not config or hasattr(config, "vision_config"):
         return "the model takes more than text"
-    if any(word in kind for kind in kinds for word in _RECURRENT) or not hasattr(text, "num_attention_heads"):
+    if not kinds <= _MASKED or not hasattr(text, "num_attention_heads"):
         return f"the model has layers of {', '.join(sorted(kinds)) or 'another kind'}, which mix tokens along the row"
     if (window := _window(text, kinds)) is not None and (longest is None or window < longest):
         return f"the model attends {window} tokens back, and a sequence may have {longest or 'any number of'} tokens"
@@ -34,6 +34,7 @@ def unsupported(model: Any, longest: int | None) -> str | None:
 def _window(text: Any, kinds: set[str]) -> int | None:
     """Return how far back the shortest attention reaches; None where all of it reaches to the start."""
     window = getattr(text, "sliding_window", None)
-    if window is None or getattr(text, "use_sliding_window", True) is False:
-        return None
-    return int(window) if not kinds or any("sliding" in kind or "chunked" in kind for kind in kinds) else None
+    if getattr(text, "use_sliding_window", True) is False or (kinds and "sliding_attention" not in kinds):
+        window = None
+    chunk = getattr(text, "attention_chunk_size", None) if "chunked_attention" in kinds else None
+    return min((int(reach) for reach in (window, chunk) if reach is not None), default=None)

@@ -6,16 +6,21 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import gather
 from rich.text import Text
 from torch import Tensor, nn
 
 from preftune.engine.layout import pair_tokens
-from preftune.engine.packing import by_pairs, by_tokens
-from preftune.engine.shared import Kind, SharedPass, prepare_attention
+from preftune.engine.packing import by_pairs, by_tokens, by_turns
+from preftune.engine.shared import Kind, SharedPass, causal_model, prepare_attention
 from preftune.engine.support import unsupported
 from preftune.refusals import Refusal
 from preftune.training.scoring import StockPass
 from preftune.training.verification import TOLERANCE
+
+# What the code of a model that expects another layout raises.
+_FOREIGN = (AttributeError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError)
 
 
 class Engine(Protocol):
@@ -72,7 +77,14 @@ class Shared:
         """Return as many pairs at a time as `budget` tokens hold; without a budget `micro_batch` pairs."""
         if budget is None:
             return by_pairs(len(batch["row"]), micro_batch)
-        return by_tokens(pair_tokens(batch["input_ids"], batch["attention_mask"]), budget)
+        tokens = pair_tokens(batch["input_ids"], batch["attention_mask"])
+        if PartialState().num_processes == 1:
+            return by_tokens(tokens, budget)
+        # TRL gathers what it measures of each pair from all processes, so that all need micro-batches of one size
+        parts = by_turns(tokens, budget)
+        while len(set(counts := gather(batch["row"].new_tensor([len(parts)])).tolist())) > 1:
+            parts = by_turns(tokens, budget, max(counts))
+        return parts
 
 
 def choose(trainer: Any, engine: str, longest: int | None) -> None:
@@ -97,7 +109,9 @@ def choose(trainer: Any, engine: str, longest: int | None) -> None:
     if reason is not None and engine == "shared":
         raise Refusal(f"engine must be trl or auto for this model, got shared: {reason}")
     if reason is None:
-        shared = Shared(_attention(trainer), trainer.accelerator.autocast)
+        models = [model for model in (trainer.ref_model, trainer.model) if model is not None]
+        before = [(model, causal_model(model).config._attn_implementation) for model in models]
+        shared = Shared([prepare_attention(model) for model in models][-1], trainer.accelerator.autocast)
         if engine == "shared":
             trainer.engine = shared
             return
@@ -110,13 +124,9 @@ def choose(trainer: Any, engine: str, longest: int | None) -> None:
                 Text(f"engine: shared; within {difference:.0e} nats of stock TRL over {sequences} completions")
             )
             return
+        for model, attention in before:
+            causal_model(model).set_attn_implementation(attention)
     trainer.console.print(Text(f"engine: trl, as {reason}"))
-
-
-def _attention(trainer: Any) -> Kind:
-    if trainer.ref_model is not None:
-        prepare_attention(trainer.ref_model)
-    return prepare_attention(trainer.model)
 
 
 @torch.no_grad()
@@ -128,8 +138,12 @@ def _compared(trainer: Any, shared: Shared, batch: dict[str, Tensor]) -> tuple[s
     trainer.model.eval()
     with trainer.accelerator.autocast():
         stock = trainer.model(**inputs, use_cache=False, fused_lm_head=True).log_probs
-    ours = shared.forward(trainer.model, (), metrics=False)(**inputs).log_probs
-    trainer.model.train()
+    try:
+        ours = shared.forward(trainer.model, (), metrics=False)(**inputs).log_probs
+    except _FOREIGN as error:
+        return f"the shared pass does not run on this model: {type(error).__name__}: {error}", 0.0
+    finally:
+        trainer.model.train()
     apart = (stock.double().sum(dim=1) - ours.double().sum(dim=1)).abs()
     tolerance = TOLERANCE[trainer.precision]
     per_token = apart / completion.sum(dim=1)
