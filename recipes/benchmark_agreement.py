@@ -45,6 +45,7 @@ def agreement(ours: PairTrainer, stock: Any, in_float64: Callable[[], PairTraine
 
 
 def _in_float64(ours: PairTrainer) -> dict[str, float]:
+    _widen_norms(ours.model)
     batch = ours.first_batch()
     drawn = torch.Generator().manual_seed(0)
     for parameter in ours.model.parameters():
@@ -65,6 +66,15 @@ def _in_float64(ours: PairTrainer) -> dict[str, float]:
 
 def _backward(costs: Tensor) -> None:
     costs.sum().backward()  # type: ignore[no-untyped-call]
+
+
+def _widen_norms(model: nn.Module) -> None:
+    """Let norms of Llama's kind compute in float64, where transformers computes them in float32 whatever the type."""
+    for name, module in list(model.named_modules()):
+        if type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):
+            wide = nn.RMSNorm(module.weight.shape[0], eps=module.variance_epsilon, dtype=torch.float64)
+            wide.weight = module.weight
+            model.set_submodule(name, wide)
 
 
 def _own_logps(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:

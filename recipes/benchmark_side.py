@@ -205,11 +205,11 @@ def as_numbers(found: Operations) -> dict[str, int]:
 def rate(run: config.Config, directory: Path, kind: str | None) -> dict[str, Any]:
     """Measure the device's rate of matrix products, in operations per second, in the type the model computes in."""
     has_cuda = torch.cuda.is_available()
-    size, times = (8192, 50) if has_cuda else (2048, 10)
+    size, times = (8192, 50) if has_cuda else (1024, 10)
     dtype = getattr(torch, run.model.dtype) if has_cuda else torch.float32
     left, right = torch.randn(2, size, size, device="cuda" if has_cuda else "cpu").to(dtype)
     best = float("inf")
-    for _ in range(5):
+    for _ in range(3):
         if has_cuda:
             torch.cuda.synchronize()
         started = time.perf_counter()
