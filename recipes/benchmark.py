@@ -1,4 +1,4 @@
-"""Measure preftune against stock TRL on this machine: `python -m recipes.benchmark data`.
+"""Measure preftune against stock TRL on this machine: `python -m recipes.benchmark data`, and `engine` for training.
 
 Every measurement is a process of its own with empty caches; the two sides take turns, and medians are compared.
 """
@@ -19,8 +19,12 @@ CORES = len(os.sched_getaffinity(0))
 
 def main() -> None:
     """Run one benchmark, or one measurement of it."""
+    if sys.argv[1:2] == ["engine"]:
+        from recipes import benchmark_engine
+
+        return benchmark_engine.main(sys.argv[2:])
     parser = argparse.ArgumentParser(prog="python -m recipes.benchmark", description=__doc__)
-    parser.add_argument("what", choices=["data"], help="data: from rows to token ids")
+    parser.add_argument("what", choices=["data", "engine"], help="from rows to token ids, or training")
     parser.add_argument(
         "--path", help="JSON lines to measure the speed on, of prompt, chosen and rejected; without it, made ones"
     )
@@ -37,6 +41,7 @@ def main() -> None:
         print(json.dumps(measured))  # noqa: T201
     else:
         benchmark_data(asked)
+    return None
 
 
 def benchmark_data(asked: argparse.Namespace) -> None:

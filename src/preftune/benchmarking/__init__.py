@@ -1,0 +1,1 @@
+"""What a benchmark measures with: operations, memory, and a model and pairs to measure on."""
