@@ -1,8 +1,8 @@
 """Attention over a row of pairs, by transformers' own door for it: no code of a model is patched.
 
 `preftune` is registered beside `sdpa`. Without a layout it is `sdpa`; with one it computes, pair by pair, the blocks
-that the layout allows, so that its cost is that of the pairs and not of the row. A 4-D mask, or the block mask of
-FlexAttention, says the same to what computes the whole row.
+that the layout allows, so that its cost is that of the pairs and not of the row. A mask of four dimensions, or for
+`flex_attention` its block mask, says the same to what computes the whole row.
 """
 
 from typing import Any
@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.flex_attention import flex_attention_forward
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
@@ -25,7 +24,7 @@ def attend(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | BlockMask | None,
+    attention_mask: Tensor | None,
     pair_layout: Layout | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
@@ -36,15 +35,13 @@ def attend(
         query: Of shape `(1, heads, N, D)`.
         key: Of shape `(1, key-value heads, N, D)`.
         value: Of the shape of `key`.
-        attention_mask: As `sdpa` takes it, or a block mask; not read where there is a layout.
+        attention_mask: As `sdpa` takes it; not read where there is a layout.
         pair_layout: The row of pairs.
         **kwargs: As transformers gives them.
 
     Returns:
         Of shape `(1, N, heads, D)`, and nothing else.
     """
-    if isinstance(attention_mask, BlockMask):
-        return flex_attention_forward(module, query, key, value, attention_mask, **kwargs)
     if pair_layout is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     return _by_pair(module, query, key, value, pair_layout, kwargs), None

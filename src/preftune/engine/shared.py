@@ -126,10 +126,12 @@ def prepare_attention(model: Any) -> Kind:
     Other calls of the model go on as before.
     """
     causal = causal_model(model)
+    if causal.config._attn_implementation == "flex_attention":
+        return "flex"
     if causal.config._attn_implementation not in ("sdpa", attention.NAME) or not causal._supports_attention_backend:
         return "mask"
     causal.set_attn_implementation(attention.NAME)
-    return "flex" if causal.device.type == "cuda" else "blocks"
+    return "blocks"
 
 
 def causal_model(model: Any) -> Any:

@@ -26,7 +26,7 @@ def unsupported(model: Any, longest: int | None) -> str | None:
         return f"the model attends {window} tokens back, and a sequence may have {longest or 'any number of'} tokens"
     if getattr(text, "output_router_logits", False):
         return "the model has experts whose load is part of the loss"
-    if text._attn_implementation not in ("sdpa", "eager", "preftune"):
+    if text._attn_implementation not in ("sdpa", "eager", "flex_attention", "preftune"):
         return f"model.attention={text._attn_implementation} knows no layout of pairs; sdpa does"
     return None
 

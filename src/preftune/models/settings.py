@@ -36,7 +36,7 @@ class ModelSettings(Settings):
     path: str | None = None
     dtype: DType
     quantization: Literal["nf4", "int8"] | None
-    attention: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3"]
+    attention: Literal["sdpa", "eager", "flex_attention", "flash_attention_2", "flash_attention_3"]
     target_modules: Literal["all-linear"] | Annotated[list[str], Field(min_length=1)]
     pad_token: str | None
     end_of_turn: str | None

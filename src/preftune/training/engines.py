@@ -126,7 +126,8 @@ def choose(trainer: Any, engine: str, longest: int | None) -> None:
             return
         for model, attention in before:
             causal_model(model).set_attn_implementation(attention)
-    trainer.console.print(Text(f"engine: trl, as {reason}"))
+    held = f"; {trainer.micro_batch} pairs are held at once" if trainer.tokens_per_batch is not None else ""
+    trainer.console.print(Text(f"engine: trl, as {reason}{held}"))
 
 
 @torch.no_grad()
