@@ -14,13 +14,15 @@ import tempfile
 import time
 from pathlib import Path
 
+from recipes import benchmark_memory
+
 CORES = len(os.sched_getaffinity(0))
 
 
 def main() -> None:
     """Run one benchmark, or one measurement of it."""
     parser = argparse.ArgumentParser(prog="python -m recipes.benchmark", description=__doc__)
-    parser.add_argument("what", choices=["data"], help="data: from rows to token ids")
+    parser.add_argument("what", choices=["data", "memory"], help="data: from rows to token ids; memory: the estimate")
     parser.add_argument(
         "--path", help="JSON lines to measure the speed on, of prompt, chosen and rejected; without it, made ones"
     )
@@ -32,7 +34,9 @@ def main() -> None:
     parser.add_argument("--measure", choices=["ours", "stock"], help=argparse.SUPPRESS)
     parser.add_argument("--processes", type=int, default=CORES, help=argparse.SUPPRESS)
     asked = parser.parse_args()
-    if asked.measure:
+    if asked.what == "memory":
+        benchmark_memory.benchmark()
+    elif asked.measure:
         measured = ours(asked.path) if asked.measure == "ours" else stock(asked.path, asked.processes)
         print(json.dumps(measured))  # noqa: T201
     else:
