@@ -62,17 +62,19 @@ class Layers:
     peak: int
     shared: int
 
-    def activations(self, *, checkpointing: bool) -> int:
-        r"""Return the bytes at the highest point of the backward pass, at its beginning.
+    def activations(self, *, checkpointing: bool, head: int = 0) -> int:
+        r"""Return the bytes at the highest point of the backward pass, beyond what the head takes.
 
-        .. math:: s + L k + (p - k) \quad\text{or, checkpointed,}\quad s + L e + p
+        .. math:: s + L k + 2 e + \max(0, p - k - h) \quad\text{or, checkpointed,}\quad s + L e + 2 e + \max(0, p - h)
 
         for :math:`L` layers that each keep :math:`k`, have the peak :math:`p` and the entry :math:`e`, and share
         :math:`s`. A checkpointed layer keeps its entry, and is computed once more on the way back, one at a time.
-        Two more entries are the final norm's input and output.
+        Two more entries are the final norm's input and output. The head's :math:`h` is gone before the last layer goes
+        back, so that of the two the larger one counts.
         """
-        last = self.peak if checkpointing else self.peak - self.kept
-        return self.shared + self.count * (self.entry if checkpointing else self.kept) + last + 2 * self.entry
+        kept = self.entry if checkpointing else self.kept
+        back = self.peak if checkpointing else self.peak - self.kept
+        return self.shared + self.count * kept + 2 * self.entry + max(0, back - head)
 
     def scaled(self, more: "Layers", units: float) -> "Layers":
         """Return the bytes for `units` units, where this is for one and `more` for two: each grows by a line."""

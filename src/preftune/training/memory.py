@@ -108,16 +108,17 @@ def _estimate(
     parts, process = counted
     adapter = isinstance(policy, PeftModel)
     held = parts.parts(train.dpo.get("optim", "adamw_torch"), reference=not adapter, adapter=adapter)
+    hidden, head = _logits(policy, train, batch, shared)
     activations = alone = 0
     if layers is not None:
         units = batch.tokens(shared=shared) / _unit_tokens(batch, shared)
-        activations = layers[0].scaled(layers[1], units).activations(checkpointing=checkpointing)
-        alone = layers[0].activations(checkpointing=checkpointing) if checked else 0
+        activations = layers[0].scaled(layers[1], units).activations(checkpointing=checkpointing, head=head)
+        alone = layers[0].activations(checkpointing=checkpointing)
     _, vocabulary, item = _head(policy, train)
     answer = int(batch.answers.max())
     return Estimate(
         {"process": process, **held},
-        {"activations": activations, "logits": _logits(policy, train, batch, shared)},
+        {"activations": activations, "logits": hidden + head},
         # from scratch: logits of one sequence and of the one before, and four numbers of float64 for each of an
         # answer's: log-probabilities by two ways, their exponentials, and the logits once more
         check=alone + vocabulary * (2 * batch.width * item + 32 * answer) if checked else 0,
@@ -137,22 +138,23 @@ def _head(policy: Any, train: TrainSettings) -> tuple[int, int, int]:
     return config.hidden_size, config.vocab_size, 2 if half else policy.dtype.itemsize
 
 
-def _logits(policy: Any, train: TrainSettings, batch: Longest, shared: bool) -> int:
-    """Return what the head holds at its highest, with the hidden states that are scored and their gradient.
+def _logits(policy: Any, train: TrainSettings, batch: Longest, shared: bool) -> tuple[int, int]:
+    """Return the bytes of the hidden states that are scored with their gradient, and of the logits at their highest.
 
     The shared engine holds three buffers of a chunk in float32: logits, probabilities, and one within an operation;
     five where the head trains, as autograd follows it. TRL's fused head holds a tile of 4096 tokens by 32768 entries of
-    the vocabulary, where it has Triton; without, it scores the prompt, too, and holds nine such tiles on the way back.
+    the vocabulary, where it has Triton; without, it scores the prompt, too, and holds eight such tiles and a mask on the way
+    back, of which it touches as many entries as the vocabulary has.
     """
     width, vocabulary, item = _head(policy, train)
     scored, device = int(batch.answers.sum()), policy.device.type
     if shared:
         trains = any(p.requires_grad for p in causal_model(policy).get_output_embeddings().parameters())
-        buffers = 5 if trains else 3
-        return 2 * scored * width * item + buffers * min(CHUNK[device], 4 * scored * vocabulary)
-    tiles = 1 if device == "cuda" else 9
-    rows = scored if device == "cuda" else batch.tokens(shared=False)
-    return rows * width * (item + 4) + tiles * 4 * min(rows, 4096) * min(vocabulary, 32768)
+        return 2 * scored * width * item, (5 if trains else 3) * min(CHUNK[device], 4 * scored * vocabulary)
+    if device == "cuda":
+        return scored * width * (item + 4), item * min(scored, 4096) * 32768
+    rows = batch.tokens(shared=False)
+    return rows * width * (item + 4), 33 * min(rows, 4096) * min(vocabulary, 32768)
 
 
 def _measure(policy: Any, train: TrainSettings, batch: Longest, *, shared: bool) -> tuple[Layers, Layers] | None:
