@@ -143,8 +143,8 @@ def _logits(policy: Any, train: TrainSettings, batch: Longest, shared: bool) -> 
 
     The shared engine holds three buffers of a chunk in float32: logits, probabilities, and one within an operation;
     five where the head trains, as autograd follows it. TRL's fused head holds a tile of 4096 tokens by 32768 entries of
-    the vocabulary, where it has Triton; without, it scores the prompt, too, and holds eight such tiles and a mask on the way
-    back, of which it touches as many entries as the vocabulary has.
+    the vocabulary, where it has Triton. Without, it scores the prompt, too, and holds eight such tiles and a mask on
+    the way back, of which it touches as many entries as the vocabulary has.
     """
     width, vocabulary, item = _head(policy, train)
     scored, device = int(batch.answers.sum()), policy.device.type
