@@ -14,6 +14,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from recipes import benchmark_memory
+
 CORES = len(os.sched_getaffinity(0))
 
 
@@ -24,7 +26,7 @@ def main() -> None:
 
         return benchmark_engine.main(sys.argv[2:])
     parser = argparse.ArgumentParser(prog="python -m recipes.benchmark", description=__doc__)
-    parser.add_argument("what", choices=["data", "engine"], help="from rows to token ids, or training")
+    parser.add_argument("what", choices=["data", "engine", "memory"], help="rows to ids, training, or its memory")
     parser.add_argument(
         "--path", help="JSON lines to measure the speed on, of prompt, chosen and rejected; without it, made ones"
     )
@@ -36,7 +38,9 @@ def main() -> None:
     parser.add_argument("--measure", choices=["ours", "stock"], help=argparse.SUPPRESS)
     parser.add_argument("--processes", type=int, default=CORES, help=argparse.SUPPRESS)
     asked = parser.parse_args()
-    if asked.measure:
+    if asked.what == "memory":
+        benchmark_memory.benchmark()
+    elif asked.measure:
         measured = ours(asked.path) if asked.measure == "ours" else stock(asked.path, asked.processes)
         print(json.dumps(measured))  # noqa: T201
     else:

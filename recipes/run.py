@@ -37,18 +37,18 @@ def train(run: config.Config, directory: RunDirectory, tracker: Tracker) -> None
     from preftune.evaluating.answers import measure_answers
     from preftune.models.policy import save_policy
     from preftune.reporting import pairs, plan, summary, terminal
-    from preftune.training.methods import build_trainer
-    from preftune.training.preparation import prepare
+    from preftune.training import memory, methods, preparation
 
     seconds = Stages()
     with seconds("data"):
-        prepared = prepare(run.model, run.data, run.adapter, run.train, run.loss, run.seed)
+        prepared = preparation.prepare(run.model, run.data, run.adapter, run.train, run.loss, run.seed)
         directory.write_inputs(prepared.manifest(), pairs.report_run(prepared, run.train, run.seed, run.loss.reads))
+        needs = memory.plan_memory(prepared, run.train, run.engine, run.verify)
     sides = (run.reference, run.engine, run.verify)
-    terminal.print_plan(plan.plan_lines(prepared, run.loss, *sides), directory.path, tracker.describe())
+    terminal.print_plan(plan.plan_lines(prepared, run.loss, needs, *sides), directory.path, tracker.describe())
     if run.dry_run:
         return
-    trainer = build_trainer(prepared, run.train, run.loss, *sides, run.seed, directory.path)
+    trainer = methods.build_trainer(prepared, needs.settle(run.train), run.loss, *sides, run.seed, directory.path)
     trainer.report_to(directory.progress, directory.log, tracker.log)
     with seconds("reference"):
         trainer.keep_reference()

@@ -94,7 +94,7 @@ def test_a_key_that_is_not_passed_through_is_refused_with_what_to_do(key):
         (
             {"gradient_checkpointing": False, "gradient_checkpointing_kwargs": {"use_reentrant": False}},
             "train.gradient_checkpointing_kwargs must be left out unless train.gradient_checkpointing is "
-            "true, got {use_reentrant: false} beside false",
+            "true or auto, got {use_reentrant: false} beside false",
         ),
         (
             {"optim": "sgd", "adam_beta1": 0.8},

@@ -1,4 +1,4 @@
-"""A run that goes on from the middle ends in the same bits, on either engine, with the reference kept or in the loop."""
+"""A run resumed from the middle ends in the same bits, on either engine, with the reference kept or in the loop."""
 
 from pathlib import Path
 from typing import Any

@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 Head = Callable[[Tensor], Tensor]
 
-_CHUNK = {"cpu": 1 << 24, "cuda": 1 << 28}  # bytes of the logits held at once, in float32
+CHUNK = {"cpu": 1 << 24, "cuda": 1 << 28}  # bytes of the logits held at once, in float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ def score(head: Head, hidden: Tensor, labels: Tensor, *, trained: bool, metrics:
     """
     with torch.no_grad():
         width = head(hidden[:1]).shape[-1]
-    rows = max(1, _CHUNK[hidden.device.type] // (4 * width))
+    rows = max(1, CHUNK[hidden.device.type] // (4 * width))
     chunks = zip(torch.split(hidden, rows), torch.split(labels, rows), strict=True)
     if trained and torch.is_grad_enabled():
         parts = [checkpoint(_recomputed, *chunk, head, metrics, collision, use_reentrant=False) for chunk in chunks]

@@ -6,9 +6,11 @@ from pathlib import Path
 import torch
 
 from preftune.data.ledger import SplitLedger
+from preftune.models.memory import GIB
 from preftune.models.policy import count_parameters
 from preftune.training.loss_records import PairLossRecord
 from preftune.training.loss_settings import LossSettings
+from preftune.training.memory import MemoryPlan
 from preftune.training.preparation import Prepared
 from preftune.training.steps import Steps
 
@@ -28,7 +30,7 @@ _ENGINES = {
 
 
 def plan_lines(
-    prepared: Prepared, loss: LossSettings, reference: str, engine: str, verify: str
+    prepared: Prepared, loss: LossSettings, memory: MemoryPlan, reference: str, engine: str, verify: str
 ) -> list[tuple[str, str]]:
     """Return the lines of the plan as name and value."""
     quantization = f", {prepared.model.quantization}" if prepared.model.quantization else ""
@@ -48,7 +50,33 @@ def plan_lines(
         ("reference", _REFERENCES[reference]),
         ("engine", _ENGINES[engine]),
         ("verified", _CHECKS.get(verify, f"{_CHECKS['first_batch']}, and {verify.replace('_', ' ')} steps")),
+        *memory_lines(memory),
     ]
+
+
+def memory_lines(memory: MemoryPlan) -> list[tuple[str, str]]:
+    """Return what the run is estimated to take, by part, beside what the device has, and what `auto` decided."""
+    estimate, batch = memory.estimate, memory.longest
+    parts = sorted(estimate.parts().items(), key=lambda part: -part[1])
+    unit = "pairs" if batch.answers.shape[1] == 2 else "answers"
+    decided = (
+        [("checkpointing", f"{'on' if memory.checkpointing else 'off'}: {memory.reason}")] if memory.reason else []
+    )
+    return [
+        ("memory", f"about {bytes_of(estimate.total)} of the {bytes_of(memory.capacity)} that this process can have"),
+        ("of which", ", ".join(f"{name} {bytes_of(size)}" for name, size in parts)),
+        (
+            "longest batch",
+            f"{len(batch.places)} {unit}, {batch.tokens(shared=memory.shared):,} tokens"
+            f"{', prompts once' if memory.shared else ', padded'}",
+        ),
+        *decided,
+    ]
+
+
+def bytes_of(size: int) -> str:
+    """Return bytes as a person reads them."""
+    return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / 2**20:.{0 if size >= 10 * 2**20 else 1}f} MiB"
 
 
 def loss_lines(loss: LossSettings) -> list[tuple[str, str]]:

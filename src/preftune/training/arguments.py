@@ -22,7 +22,7 @@ def trl_arguments(
     has_cuda = torch.cuda.is_available()
     try:
         arguments = config(
-            **{"dataloader_pin_memory": has_cuda, **train.dpo},
+            **{"dataloader_pin_memory": has_cuda, **train.for_trl},
             **parameters,
             output_dir=str(directory),
             use_cpu=not has_cuda,

@@ -106,7 +106,8 @@ class CheckedTraining(Sides):
         moving = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         side = self._scratch_side(batch)
         random = dropout_is_live(self.model)
-        self.model.train(not random)
+        # reentrant checkpointing gives torch.autograd.grad nothing; where nothing is random eval() computes the same
+        self.model.train(not random and not (self.args.activation_checkpointing_kwargs or {}).get("use_reentrant"))
         ours = side.logps(trained.logps)
         norm = None
         if not random and self.accelerator.num_processes == 1:

@@ -50,7 +50,7 @@ class _Need(NamedTuple):
 _NEEDS = (
     _Need("eval_steps", "eval_strategy", "no", lambda v: v == "steps", "is steps"),
     _Need("eval_delay", "eval_strategy", "no", lambda v: v != "no", "is steps or epoch"),
-    _Need("gradient_checkpointing_kwargs", "gradient_checkpointing", True, bool, "is true"),
+    _Need("gradient_checkpointing_kwargs", "gradient_checkpointing", True, bool, "is true or auto"),
     _Need("dataloader_persistent_workers", "dataloader_num_workers", 0, bool, "is at least 1"),
     _Need("dataloader_prefetch_factor", "dataloader_num_workers", 0, bool, "is at least 1"),
     _Need("torch_compile_backend", "torch_compile", False, bool, "is true"),

@@ -31,7 +31,7 @@ PASSED: dict[str, Any] = {
     "fp16": None,
     "fp16_full_eval": None,
     "full_determinism": None,
-    "gradient_checkpointing": bool,
+    "gradient_checkpointing": bool | Literal["auto"],  # auto is ours; training/memory.py settles it
     "gradient_checkpointing_kwargs": dict[str, Any] | None,
     "learning_rate": NotNegative,
     "logging_first_step": None,

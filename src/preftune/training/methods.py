@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from preftune.training import kto, trainer
+from preftune.training import kto, memory_trial, trainer
 from preftune.training.loss_settings import KtoSettings, LossSettings
 from preftune.training.preparation import Prepared
 from preftune.training.settings import TrainSettings
@@ -21,6 +21,10 @@ def build_trainer(
     directory: Path,
 ) -> Trainer:
     """Set up training of what was prepared; the trainers' own `build_trainer` say the rest."""
+    built: Trainer
     if isinstance(loss, KtoSettings):
-        return kto.build_trainer(prepared, train, loss, reference, verify, seed, directory)
-    return trainer.build_trainer(prepared, train, loss, reference, engine, verify, seed, directory)
+        built = kto.build_trainer(prepared, train, loss, reference, verify, seed, directory)
+    else:
+        built = trainer.build_trainer(prepared, train, loss, reference, engine, verify, seed, directory)
+    memory_trial.watch(built, prepared, train)
+    return built

@@ -13,6 +13,7 @@ from preftune.data.answers import PreparedAnswers, load_answers, recognised
 from preftune.data.loading import PreparedPairs, load_pairs
 from preftune.data.settings import DataSettings
 from preftune.data.table import PairTable
+from preftune.models.memory import resident
 from preftune.models.policy import load_policy
 from preftune.models.settings import FullSettings, LowRankSettings, ModelSettings
 from preftune.models.source import ModelSource, locate
@@ -45,6 +46,7 @@ class Prepared:
         stream: Where the data are streamed, the pairs to train on, as ids; `rows` is then a sample of them.
         labelled: Where labelled answers are trained on as they are, these; there are then no pairs.
         answers: Where answers are trained on each alone, these, as ids, under `train` and `eval`.
+        resident_before: Bytes of memory that the process had before the weights.
     """
 
     model: ModelSettings
@@ -59,6 +61,7 @@ class Prepared:
     stream: IterableDataset | None = None
     labelled: PreparedAnswers | None = None
     answers: Mapping[str, TokenizedAnswers] = field(default_factory=dict)
+    resident_before: int = 0
 
     def held_out_prompts(self) -> list[tuple[Message, ...]]:
         """Return the prompts of what is evaluated on."""
@@ -117,8 +120,22 @@ def prepare(
     else:
         extras.refuse_unfit(pairs, rows, held_out, loss, objective)
     steps = _steps(train, None if stream else len(rows.rows), answers)
+    before = resident()
     policy = _policy(model, adapter, source, seed)
-    return Prepared(model, adapter, source, chat, pairs, rows, held_out, policy, steps, stream, answers=answers)
+    return Prepared(
+        model,
+        adapter,
+        source,
+        chat,
+        pairs,
+        rows,
+        held_out,
+        policy,
+        steps,
+        stream,
+        answers=answers,
+        resident_before=before,
+    )
 
 
 def _prepare_labelled(
@@ -142,8 +159,22 @@ def _prepare_labelled(
     pairs = PreparedPairs(nothing, nothing, labelled.ledger, true_reward=None, fingerprint=labelled.fingerprint())
     rows = TokenizedPairs(Dataset.from_dict({}), nothing, {}, truncated=0)
     steps = _steps(train, None, answers)
+    before = resident()
     policy = _policy(model, adapter, source, seed)
-    return Prepared(model, adapter, source, chat, pairs, rows, rows, policy, steps, labelled=labelled, answers=answers)
+    return Prepared(
+        model,
+        adapter,
+        source,
+        chat,
+        pairs,
+        rows,
+        rows,
+        policy,
+        steps,
+        labelled=labelled,
+        answers=answers,
+        resident_before=before,
+    )
 
 
 def _steps(train: TrainSettings, pairs: int | None, answers: Mapping[str, TokenizedAnswers]) -> Steps:

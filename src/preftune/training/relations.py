@@ -63,16 +63,6 @@ def _budget_has_an_engine(engine: str, train: TrainSettings) -> str | None:
     return None
 
 
-def _checks_need_named_gradients(verify: str, train: TrainSettings) -> str | None:
-    reentrant = (train.dpo.get("gradient_checkpointing_kwargs") or {}).get("use_reentrant", False)
-    if reentrant and verify != "off":
-        return (
-            "train.gradient_checkpointing_kwargs.use_reentrant must be false unless verify=off, since the check asks "
-            f"for the gradient of each parameter by itself, got {str(reentrant).lower()}"
-        )
-    return None
-
-
 OF_METHODS: tuple[Callable[..., str | None], ...] = (
     _loss_suits_method,
     _answers_meet_others,
@@ -81,6 +71,5 @@ OF_METHODS: tuple[Callable[..., str | None], ...] = (
     _answers_carry_no_numbers,
     _answers_share_no_prompt,
     _budget_has_an_engine,
-    _checks_need_named_gradients,
 )
 """Each takes settings by name and returns what is wrong with them, if anything is."""

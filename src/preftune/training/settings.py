@@ -23,7 +23,8 @@ class TrainSettings(Settings):
             accumulation follows from it.
         tokens_per_batch: Most tokens of a micro-batch where each prompt is computed once for both answers; None:
             `per_device_train_batch_size` pairs.
-        dpo: Every other key, which is `trl.DPOConfig`'s own and passes through.
+        dpo: Every other key, which is `trl.DPOConfig`'s own and passes through. `gradient_checkpointing` may be `auto`,
+            which `training.memory` settles.
     """
 
     name: str
@@ -46,6 +47,14 @@ class TrainSettings(Settings):
     def micro_batch(self) -> int:
         """Pairs, or single answers for `method=kto`, held at once on one device. TRL's default is 8."""
         return self.dpo.get("per_device_train_batch_size", 8)  # type: ignore[no-any-return]
+
+    @property
+    def for_trl(self) -> dict[str, Any]:
+        """The keys as DPOConfig takes them; activations are kept where nothing settled `auto`."""
+        return {
+            key: False if value == "auto" and key == "gradient_checkpointing" else value
+            for key, value in self.dpo.items()
+        }
 
     @model_serializer
     def _flat(self) -> dict[str, Any]:
