@@ -18,7 +18,7 @@ TOKENS, WIDTH, VOCABULARY = 11, 6, 9
 @pytest.fixture(autouse=True)
 def three_rows_a_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the tokens fall into four chunks, the last of two."""
-    monkeypatch.setitem(head._CHUNK, "cpu", 3 * 4 * VOCABULARY)
+    monkeypatch.setitem(head.CHUNK, "cpu", 3 * 4 * VOCABULARY)
 
 
 def drawn(dtype: torch.dtype = torch.float64) -> tuple[nn.Linear, Tensor, Tensor, Tensor]:

@@ -403,13 +403,6 @@ MUTATIONS = [
             "policy.scored, reference.scored",
             "policy.scored, policy.scored",
         ),
-        (
-            "the reference trained along",
-            "full",
-            f"{_OF_REFERENCE} chosen",
-            "self.engine.forward(self.ref_model or self.model",
-            "self.engine.forward(self.model",
-        ),
         ("gradient scaled", "start", _GRADIENT_NORM, "return losses.mean()", "return 0.5 * losses.mean()"),
         ("loss summed instead of averaged", "start", _GRADIENT_NORM, "return losses.mean()", "return losses.sum()"),
         (
@@ -433,6 +426,16 @@ MUTATIONS = [
             _GRADIENT_NORM,
             "return losses.mean()",
             "return losses.square().mean()",
+        ),
+    ),
+    *_run(
+        "referenced",
+        (
+            "the reference trained along",
+            "full",
+            f"{_OF_REFERENCE} chosen",
+            "self.engine.forward(self.ref_model or self.model, self.objective",
+            "self.engine.forward(self.model, self.objective",
         ),
     ),
     *_run(

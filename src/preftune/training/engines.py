@@ -141,6 +141,8 @@ def _compared(trainer: Any, shared: Shared, batch: dict[str, Tensor]) -> tuple[s
         stock = trainer.model(**inputs, use_cache=False, fused_lm_head=True).log_probs
     try:
         ours = shared.forward(trainer.model, (), metrics=False)(**inputs).log_probs
+    except torch.OutOfMemoryError:
+        raise
     except _FOREIGN as error:
         return f"the shared pass does not run on this model: {type(error).__name__}: {error}", 0.0
     finally:
