@@ -4,7 +4,8 @@ Overrides are those of `recipes.run`. Without `model=` a Llama with random weigh
 at `--path` are taken, in the ShareGPT ranking layout. Each measurement is a process of its own, the two sides take
 turns on the same rows, seed and steps, and medians are compared. Imports, loading, tokenising, the choice of the
 engine and two micro-batches to warm up come before the clock on both sides; what ours takes to compute the reference,
-or to check the one that it keeps, is in its time. Memory is the process's at its highest while it trains, or the
+or to check the one that it keeps, is in its time; that is of all pairs, so a shorter run is one on fewer
+(`data.max_rows=100`) and not one of fewer steps. Memory is the process's at its highest while it trains, or the
 device's on CUDA.
 """
 
@@ -60,7 +61,6 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--path", default=PAIRS, help="pairs where no data= is given; default %(default)s")
     parser.add_argument("--shape", choices=OF_SHAPE, default="llama_8m", help="of the model that is made")
     parser.add_argument("--rounds", type=int, default=3, help="times that each side is measured")
-    parser.add_argument("--steps", type=int, help="optimizer steps of a run; default: one epoch")
     parser.add_argument("--betas", type=float, nargs="+", default=BETAS, help="of the sweep, which is measured once")
     parser.add_argument("--pairs", type=int, nargs="+", default=[], help="how the gain changes with so many pairs")
     parser.add_argument("--lengths", type=int, nargs="+", default=[], help="and with train.max_length")
@@ -117,8 +117,6 @@ def composed(asked: argparse.Namespace, made: Path) -> dict[str, Any]:
         made.mkdir()
     if not any(key in ("data", "data.path") for key in keys):
         lines.append(f"data.path={asked.path}")
-    if asked.steps:
-        lines.append(f"train.max_steps={asked.steps}")
     checked = command_line.checked(lines + given, CHOICES, sweeps=False)
     with initialize_config_dir(str(CHOICES), version_base="1.3"):
         choices = compose("run", checked)

@@ -70,7 +70,7 @@ def test_a_dry_run_says_what_it_would_measure(pair_file, capsys):
 
 def test_an_override_takes_the_place_of_a_default(chatml_model, pair_file, tmp_path):
     asked = benchmark_engine.arguments(
-        ["data=jsonl", f"model.path={chatml_model}", f"data.path={pair_file}", "adapter.r=2", "--steps", "5"]
+        ["data=jsonl", f"model.path={chatml_model}", f"data.path={pair_file}", "adapter.r=2", "train.max_steps=5"]
     )
     values = benchmark_engine.composed(asked, tmp_path / "model")
     assert values["adapter"]["r"] == 2

@@ -54,6 +54,15 @@ def _answers_share_no_prompt(method: str, engine: str) -> str | None:
     return None
 
 
+def _answers_have_no_budget(method: str, train: TrainSettings) -> str | None:
+    if method == "kto" and train.tokens_per_batch is not None:
+        return (
+            "train.tokens_per_batch must be null for method=kto, which holds train.per_device_train_batch_size answers, "
+            f"got {train.tokens_per_batch}"
+        )
+    return None
+
+
 def _budget_has_an_engine(engine: str, train: TrainSettings) -> str | None:
     if engine == "trl" and train.tokens_per_batch is not None:
         return (
@@ -70,6 +79,7 @@ OF_METHODS: tuple[Callable[..., str | None], ...] = (
     _answers_are_not_streamed,
     _answers_carry_no_numbers,
     _answers_share_no_prompt,
+    _answers_have_no_budget,
     _budget_has_an_engine,
 )
 """Each takes settings by name and returns what is wrong with them, if anything is."""
