@@ -57,8 +57,8 @@ def _answers_share_no_prompt(method: str, engine: str) -> str | None:
 def _answers_have_no_budget(method: str, train: TrainSettings) -> str | None:
     if method == "kto" and train.tokens_per_batch is not None:
         return (
-            "train.tokens_per_batch must be null for method=kto, which holds train.per_device_train_batch_size answers, "
-            f"got {train.tokens_per_batch}"
+            "train.tokens_per_batch must be null for method=kto, which holds train.per_device_train_batch_size "
+            f"answers, got {train.tokens_per_batch}"
         )
     return None
 
