@@ -123,30 +123,16 @@ def memory(process: int) -> int:
 
 def ours(path: str) -> dict[str, float]:
     """Prepare the rows as a run does."""
+    from preftune.benchmarking.workload import local_model
     from preftune.data.loading import load_pairs
     from preftune.data.settings import DataSettings
-    from preftune.models.settings import ModelSettings
     from preftune.models.source import locate
     from preftune.models.tokenizer import load_tokenizer
     from preftune.tokens.encoding import control_tokens
     from preftune.tokens.tokenization import tokenize_splits
     from preftune.training import preparation  # noqa: F401  what a run has imported before it reads a row
 
-    model = ModelSettings.model_validate(
-        {
-            "name": "benchmark",
-            "source": "local",
-            "path": str(Path(path).parent / "tokenizer"),
-            "dtype": "float32",
-            "quantization": None,
-            "attention": "sdpa",
-            "target_modules": "all-linear",
-            "pad_token": None,
-            "end_of_turn": None,
-            "start": "instruct",
-            "learning_rate": 1e-5,
-        }
-    )
+    model = local_model(Path(path).parent / "tokenizer")
     data = DataSettings(
         name="benchmark",
         source="files",

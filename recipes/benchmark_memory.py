@@ -85,30 +85,18 @@ def train(directory: Path, length: int, batch: int, checkpointing: bool) -> dict
     """Estimate, then train for two steps, the second of which has the optimizer's state; return both, in bytes."""
     from pydantic import TypeAdapter
 
+    from preftune.benchmarking.memory import peak
+    from preftune.benchmarking.workload import local_model
     from preftune.data.settings import DataSettings
     from preftune.models.memory import resident
-    from preftune.models.settings import LowRankSettings, ModelSettings
+    from preftune.models.settings import LowRankSettings
     from preftune.training.loss_settings import LossSettings
     from preftune.training.memory import plan_memory
     from preftune.training.methods import build_trainer
     from preftune.training.preparation import prepare
     from preftune.training.settings import TrainSettings
 
-    model = ModelSettings.model_validate(
-        {
-            "name": "benchmark",
-            "source": "local",
-            "path": str(directory),
-            "dtype": "float32",
-            "quantization": None,
-            "attention": "sdpa",
-            "target_modules": "all-linear",
-            "pad_token": None,
-            "end_of_turn": None,
-            "start": "instruct",
-            "learning_rate": 1e-4,
-        }
-    )
+    model = local_model(directory)
     data = DataSettings(
         name="benchmark",
         source="files",
@@ -137,20 +125,14 @@ def train(directory: Path, length: int, batch: int, checkpointing: bool) -> dict
     weights = resident() - prepared.resident_before
     plan = plan_memory(prepared, settings, "shared", "off")
     trainer = build_trainer(prepared, plan.settle(settings), loss, "base", "shared", "off", 0, directory / "out")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
-    trainer.train()
+    with peak() as memory:
+        trainer.train()
     return {
         "estimated": plan.estimate.total,
-        "measured": peak(),
+        "measured": memory.highest,
         "weights": weights,
         "parts": plan.estimate.parts(),
     }
-
-
-def peak() -> int:
-    """Return the most memory that this process had, in bytes."""
-    lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
-    return next(1024 * int(line[1]) for line in lines if line[0] == "VmHWM:")
 
 
 def main() -> None:

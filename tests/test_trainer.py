@@ -204,6 +204,14 @@ def test_a_weight_that_is_not_finite_is_caught_in_evaluation(make: Make) -> None
         trainer.evaluate()
 
 
+def test_a_loss_over_the_batch_takes_no_budget_of_tokens(make: Make) -> None:
+    with pytest.raises(
+        Refusal,
+        match="tokens_per_batch must be null for a loss that depends on which pairs share a micro-batch, got 64;",
+    ):
+        make(loss="aot", parameters={"label_smoothing": 0.0}, tokens_per_batch=64)
+
+
 def trained_adapter(make: Make, directory: Path) -> str:
     trainer = make(max_steps=4)
     trainer.train()

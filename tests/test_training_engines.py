@@ -124,14 +124,6 @@ def test_a_run_that_falls_back_keeps_its_own_attention() -> None:
         assert each.config._attn_implementation == "sdpa"
 
 
-def test_a_loss_over_the_batch_takes_no_budget_of_tokens() -> None:
-    with pytest.raises(
-        Refusal,
-        match="tokens_per_batch must be null for a loss that depends on which pairs share a micro-batch, got 64;",
-    ):
-        build("auto", loss={"name": "aot", "label_smoothing": 0.0}, tokens_per_batch=64, per_device_train_batch_size=8)
-
-
 def test_stock_trl_parts_a_step_by_pairs_and_the_shared_pass_by_tokens() -> None:
     made = batch(RAGGED)
     sizes = pair_tokens(made["input_ids"], made["attention_mask"])

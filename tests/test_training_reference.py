@@ -11,6 +11,7 @@ from torch import Tensor
 
 from preftune.models.policy import save_policy
 from preftune.models.settings import FullSettings
+from preftune.refusals import RunFailed
 from preftune.training.reference_keys import row_digests
 from preftune.training.reference_store import ReferenceStore
 from preftune.training.trainer import PairTrainer
@@ -151,3 +152,15 @@ def test_the_reference_stays_in_the_loop_where_it_cannot_be_kept(make: Make, own
     assert not (own_cache / "reference").exists()
     trainer.train()
     assert trainer.state.global_step == 2
+
+
+def test_a_reference_that_is_not_finite_ends_the_run_in_a_sentence_and_is_not_kept(
+    make: Make,  # noqa: F811
+    own_cache: Path,
+) -> None:
+    trainer = make(model=WORD)
+    with torch.no_grad():
+        trainer.model.base_model.model.lm_head.weight[5, 5] = float("nan")
+    with pytest.raises(RunFailed, match="the reference's log-probabilities must be finite, got NaN or infinity"):
+        trainer.keep_reference()
+    assert [len(store) for store in stores(own_cache)] == [0]

@@ -9,6 +9,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 
+from preftune.models.settings import ModelSettings
+
 VOCABULARY = 16_000  # entries of the tokenizer at most
 
 SHAPES: Mapping[str, Mapping[str, Any]] = {
@@ -103,3 +105,22 @@ def _gather(value: object, found: list[str]) -> None:
     elif isinstance(value, list):
         for each in value:
             _gather(each, found)
+
+
+def local_model(directory: Path) -> ModelSettings:
+    """Return the settings of conf/model/local.yaml for what lies in `directory`, in float32."""
+    return ModelSettings.model_validate(
+        {
+            "name": "benchmark",
+            "source": "local",
+            "path": str(directory),
+            "dtype": "float32",
+            "quantization": None,
+            "attention": "sdpa",
+            "target_modules": "all-linear",
+            "pad_token": None,
+            "end_of_turn": None,
+            "start": "instruct",
+            "learning_rate": 1e-4,
+        }
+    )

@@ -101,11 +101,6 @@ def choose(trainer: Any, engine: str, longest: int | None) -> None:
     if engine == "trl":
         return
     reason = "the model is compiled" if trainer.args.torch_compile else unsupported(trainer.model, longest)
-    if trainer.tokens_per_batch is not None and not trainer.objective.traits.accumulates:
-        raise Refusal(
-            f"train.tokens_per_batch must be null for a loss that depends on which pairs share a micro-batch, "
-            f"got {trainer.tokens_per_batch}; train.per_device_train_batch_size says how many do"
-        )
     if reason is not None and engine == "shared":
         raise Refusal(f"engine must be trl or auto for this model, got shared: {reason}")
     if reason is None:

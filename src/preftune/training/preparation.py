@@ -19,6 +19,7 @@ from preftune.models.settings import FullSettings, LowRankSettings, ModelSetting
 from preftune.models.source import ModelSource, locate
 from preftune.models.tokenizer import ChatTokenizer, load_tokenizer
 from preftune.pairs import Message
+from preftune.refusals import Refusal
 from preftune.tokens.answers import TokenizedAnswers, tokenize_answers, unpaired
 from preftune.tokens.encoding import control_tokens
 from preftune.tokens.tokenization import TokenizedPairs, token_stream, tokenize_splits
@@ -98,6 +99,11 @@ def prepare(
         Refusal: Loss, data, tokenizer, model or batch cannot be used; the message says why.
     """
     objective = None if isinstance(loss, KtoSettings) else build_objective(loss)
+    if objective is not None and train.tokens_per_batch is not None and not objective.traits.accumulates:
+        raise Refusal(
+            "train.tokens_per_batch must be null for a loss that depends on which pairs share a micro-batch, "
+            f"got {train.tokens_per_batch}; train.per_device_train_batch_size says how many do"
+        )
     source = locate(model)
     chat = load_tokenizer(model, source)
     if objective is None and (found := recognised(data)).dialect == "labelled":

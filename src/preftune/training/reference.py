@@ -17,6 +17,7 @@ from rich.text import Text
 from torch import Tensor
 
 from preftune.data.store import Numbers
+from preftune.refusals import RunFailed
 from preftune.training.reference_keys import row_digests
 from preftune.training.reference_store import ReferenceStore
 
@@ -112,6 +113,11 @@ def _complete(store: ReferenceStore, rows: Dataset, score: Score, at_once: int, 
     with Progress(console=console, disable=len(order) < _LONG) as progress:
         for batch in progress.track(batches, description="reference"):
             found, mask = score(list(rows.select(batch)))
+            if not bool(found.isfinite().all()):
+                raise RunFailed(
+                    "the reference's log-probabilities must be finite, got NaN or infinity: its weights hold a number "
+                    "that is not, or overflow in what they compute in; check the files of the model, or set model.dtype"
+                )
             counts = mask.sum(dim=1).view(2, -1).T.cpu().numpy()
             values += _by_pair(found[mask].cpu().numpy(), counts)
             lengths.append(counts)
