@@ -8,7 +8,7 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from preftune import command_line, config
-from preftune.runs import environment
+from preftune.runs import environment, sweeps
 from preftune.runs.directory import RunDirectory
 from preftune.runs.exits import exits
 from preftune.runs.opening import open_run
@@ -18,8 +18,9 @@ from preftune.runs.tracking import Tracker, tracking
 CHOICES = Path(__file__).resolve().parent.parent / "conf"
 
 
-def run(choices: config.Config, resolved: dict[str, Any]) -> None:
+def run(resolved: dict[str, Any]) -> None:
     """Do one run in its directory, or say that it is complete."""
+    choices = config.Config.model_validate(resolved)
     with open_run(resolved, scratch=choices.dry_run) as directory:
         previous = directory.previous()
         environment.settle()
@@ -45,7 +46,7 @@ def train(run: config.Config, directory: RunDirectory, tracker: Tracker) -> None
         directory.write_inputs(prepared.manifest(), pairs.report_run(prepared, run.train, run.seed, run.loss.reads))
         needs = memory.plan_memory(prepared, run.train, run.engine, run.verify)
     sides = (run.reference, run.engine, run.verify)
-    terminal.print_plan(plan.plan_lines(prepared, run.loss, needs, *sides), directory.path, tracker.describe())
+    terminal.print_plan(plan.plan_lines(prepared, run.loss, needs, *sides), directory, tracker.describe())
     if run.dry_run:
         return
     trainer = methods.build_trainer(prepared, needs.settle(run.train), run.loss, *sides, run.seed, directory.path)
@@ -68,13 +69,20 @@ def train(run: config.Config, directory: RunDirectory, tracker: Tracker) -> None
 
 
 @hydra.main(version_base="1.3", config_path=str(CHOICES), config_name="run")
-def main(choices: DictConfig) -> None:
-    """Run one job."""
+def main(choices: DictConfig) -> float | None:
+    """Do one run, or one job of a sweep, which has a process of its own and a value to rank it by."""
     with exits():
-        run(config.load(choices), OmegaConf.to_container(choices, resolve=True))  # type: ignore[arg-type]
+        config.load(choices)
+        resolved: Any = OmegaConf.to_container(choices, resolve=True)
+        if sweeps.is_job(resolved):
+            return sweeps.do_job("recipes.run", resolved)
+        run(resolved)
+    return None
 
 
 if __name__ == "__main__":
     with exits():
-        sys.argv[1:] = command_line.checked(sys.argv[1:], CHOICES)
-    main()
+        line = command_line.read(sys.argv[1:], CHOICES)
+        with sweeps.sweeping(line.typed, line.axes, line.jobs, line.search) as more:
+            sys.argv[1:] = [*line.argv, *more]
+            main()

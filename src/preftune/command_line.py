@@ -8,23 +8,22 @@
 """
 
 import argparse
-import copy
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra import initialize_config_dir
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from preftune import config
+from preftune.composition import Composed
+from preftune.overrides import every_job, examples, is_hydra, raw_value, searches, sweep_fault
 from preftune.refusals import refuse_all
 from preftune.settings import SECRET, did_you_mean, shown
 
@@ -41,8 +40,37 @@ _OVERRULED = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class CommandLine:
+    """A command line that was checked.
+
+    Attributes:
+        argv: What Hydra takes.
+        typed: The overrides as typed.
+        axes: Keys and groups of which -m gives several values.
+        jobs: Overrides and resolved configuration of each job that -m asks for.
+        search: Where a sweeper chooses the jobs, the overrides that say among which; `jobs` are then examples, which
+            hold each value, or each end of an interval, at least once.
+    """
+
+    argv: list[str]
+    typed: list[str]
+    axes: list[str]
+    jobs: list[tuple[list[str], dict[str, Any]]]
+    search: list[str]
+
+
+# Hydra's sweepers and launchers that a sweep works with, and the extra that installs each.
+_EXTRAS = {"optuna": "optuna", "joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm"}
+
+
 def checked(argv: list[str], choices: Path, *, sweeps: bool = True) -> list[str]:
-    """Check a command line and return it in a form that Hydra takes without `+`.
+    """Return what Hydra takes of a command line that `read` has checked."""
+    return read(argv, choices, sweeps=sweeps).argv
+
+
+def read(argv: list[str], choices: Path, *, sweeps: bool = True) -> CommandLine:
+    """Check a command line and bring it into a form that Hydra takes without `+`.
 
     Args:
         argv: What follows the program's name.
@@ -51,7 +79,7 @@ def checked(argv: list[str], choices: Path, *, sweeps: bool = True) -> list[str]
 
     Returns:
         The same command line, where a key that exists needs no `+` even if no file of `conf/` lists it, and
-        `--cfg job` prints values in place of interpolations.
+        `--cfg job` prints values in place of interpolations; without jobs where it asks for help.
 
     Raises:
         Refusal: Anything in it is wrong; the message holds one line per fault.
@@ -59,7 +87,7 @@ def checked(argv: list[str], choices: Path, *, sweeps: bool = True) -> list[str]
     argv = _with_room_for_a_loss(argv)
     flags = get_args_parser().parse_args(argv)
     if flags.help or flags.hydra_help or flags.shell_completion:
-        return argv
+        return CommandLine(argv, [], [], [], [])
     refuse_all(_flag_faults(flags, sweeps=sweeps))
     typed, faults = _parsed(flags.overrides)
     faults += _faults_as_typed(typed, multirun=flags.multirun)
@@ -69,7 +97,11 @@ def checked(argv: list[str], choices: Path, *, sweeps: bool = True) -> list[str]
         refuse_all(list(dict.fromkeys(command.as_typed(fault) for fault in faults)))
         mended = {override.input_line: command.for_hydra(override) for override in typed}
     resolved = ["--resolve"] if flags.cfg == "job" and not flags.resolve else []
-    return [*(mended.get(argument, argument) for argument in argv), *resolved]
+    hydra = [*(mended.get(argument, argument) for argument in argv), *resolved]
+    varied = [override for override in typed if override.is_sweep_override()]
+    search = [override.input_line or "" for override in varied] if command.searches else []
+    jobs = command.jobs if flags.multirun and not flags.cfg and not flags.info else []
+    return CommandLine(hydra, flags.overrides, [o.key_or_group for o in varied], jobs, search)
 
 
 def _with_room_for_a_loss(argv: list[str]) -> list[str]:
@@ -86,25 +118,29 @@ class _Command:
         self.typed = typed
         self.config_name = config_name
         self.loader = GlobalHydra.instance().config_loader()
-        self.hydra = [override.input_line or "" for override in typed if _is_hydra(override)]
+        self.hydra = [override.input_line or "" for override in typed if is_hydra(override)]
         if config_dir:
             self.hydra.append(f"hydra.searchpath=[file://{Path(config_dir).resolve()}]")
         self.groups = [group for group in self._options("", ObjectType.GROUP) if group != "hydra"]
+        self.searches = searches(typed)
+        self.jobs: list[tuple[list[str], dict[str, Any]]] = []
 
     def faults(self) -> list[str]:
         """Return what is wrong with the choices, and with the values of each job."""
-        faults = [fault for override in self.typed if (fault := _hydra_fault(override))]
+        faults = [fault for o in self.typed if (fault := _hydra_fault(o) or self._plugin_fault(o))]
         if faults:
             return faults  # nothing is composed with them
-        composed = _Composed(self.config_name, self.hydra)
+        composed = Composed(self.config_name, self.hydra)
         directories = []
         for job in self._jobs():
             wrong = {o.key_or_group: fault for o in job if (fault := self._choice_fault(o))}
             sound = [override for override in job if override.key_or_group not in wrong]
             chosen = [_bare(override.input_line or "") for override in sound if self._is_group(override)]
-            found, directory = composed.faults(chosen, [o for o in sound if not self._is_group(o)])
+            found, resolved = composed.faults(chosen, [o for o in sound if not self._is_group(o)])
             faults += [*wrong.values(), *found]
-            directories.append(directory)
+            if resolved:
+                directories.append(resolved["run"]["dir"])
+                self.jobs.append(([override.input_line or "" for override in job], resolved))
         return faults + _shared_directory(directories)
 
     def as_typed(self, fault: str) -> str:
@@ -116,7 +152,7 @@ class _Command:
     def for_hydra(self, override: Override) -> str:
         """Return an override that Hydra takes whether or not a file lists its key."""
         line = override.input_line or ""
-        if _is_hydra(override) or override.is_delete():
+        if is_hydra(override) or override.is_delete():
             return line
         return _bare(line) if self._is_group(override) else f"++{_bare(line)}"
 
@@ -140,74 +176,23 @@ class _Command:
             return None
         return f"{key} must be one of {', '.join(options)}, got {shown(value)}{did_you_mean(value, options)}"
 
+    def _plugin_fault(self, override: Override) -> str | None:
+        key, value = override.key_or_group, override.value()
+        if key not in ("hydra/sweeper", "hydra/launcher"):
+            return None
+        options = sorted({*self._options(key, ObjectType.CONFIG)} & {"basic", *_EXTRAS})
+        if value in options:
+            return None
+        extra = f"; pip install 'preftune[{_EXTRAS[str(value)]}]' adds it" if value in _EXTRAS else ""
+        return f"{key} must be one of {', '.join(options)}, got {shown(value)}{extra}"
+
     def _jobs(self) -> Iterator[list[Override]]:
-        overrides = [o for o in self.typed if not _is_hydra(o) and not _sweep_fault(o)]
+        overrides = [o for o in self.typed if not is_hydra(o) and not sweep_fault(o, self.searches)]
         for override in overrides:
             override.config_loader = self.loader
         parser = OverridesParser.create(config_loader=self.loader)
-        for job in BasicSweeper.split_arguments(overrides, None)[0]:
+        for job in examples(overrides) if self.searches else every_job(overrides):
             yield parser.parse_overrides(job)
-
-
-class _Composed:
-    """Composes runs, each choice of groups once."""
-
-    def __init__(self, config_name: str, hydra: list[str]) -> None:
-        self.config_name = config_name
-        self.hydra = hydra
-        self.known: dict[tuple[str, ...], DictConfig] = {}
-
-    def faults(self, groups: list[str], values: list[Override]) -> tuple[list[str], str | None]:
-        """Return the faults of one job, and the directory that it would write to where one is named."""
-        try:
-            if tuple(groups) not in self.known:
-                self.known[tuple(groups)] = compose(self.config_name, self.hydra + groups)
-        except HydraException as error:
-            reason = str(error).splitlines()[0]
-            return [f"{' '.join(groups + self.hydra)} must be choices that fit together: {reason}"], None
-        run = copy.deepcopy(self.known[tuple(groups)])
-        OmegaConf.set_struct(run, False)
-        faults = [fault for override in values if (fault := _merge(run, override))]
-        faults += config.forbidden(run)
-        try:
-            resolved: Any = OmegaConf.to_container(run, resolve=True, throw_on_missing=True)
-        except OmegaConfBaseException as error:
-            reason = str(error).splitlines()[0]
-            fault = f"{error.full_key} must be a value or refer to one: {reason}"
-            return faults + ([] if _said(fault, faults) else [fault]), None
-        faults += [fault for fault in config.faults(resolved) if not _said(fault, faults)]
-        return faults, None if faults else resolved["run"]["dir"]
-
-
-def _said(fault: str, faults: list[str]) -> bool:
-    """Return whether the key of `fault`, or a key within it, is refused already; its value may be secret."""
-    key = fault.partition(" ")[0]
-    return any(f"{other.partition(' ')[0]}.".startswith(f"{key}.") for other in faults)
-
-
-def _merge(run: DictConfig, override: Override) -> str | None:
-    key, value = override.key_or_group, override.value()
-    if override.is_delete():
-        parent, _, last = key.rpartition(".")
-        group = OmegaConf.select(run, parent) if parent else run
-        if not isinstance(group, DictConfig) or last not in group:
-            near = did_you_mean(key, [name for name, _ in config.leaves(OmegaConf.to_container(run))])
-            return f"{key} must be a setting that is there to delete, got none{near}"
-        del group[last]
-        return None
-    try:
-        OmegaConf.update(run, key, value, merge=True, force_add=True)
-    except OmegaConfBaseException as error:
-        return f"{key} must be a known setting, got {shown(value)}: {str(error).splitlines()[0]}"
-    return None
-
-
-def _is_hydra(override: Override) -> bool:
-    return override.key_or_group.replace("/", ".").partition(".")[0] == "hydra"
-
-
-def _raw_value(override: Override) -> str:
-    return (override.input_line or "").partition("=")[2]
 
 
 def _bare(line: str) -> str:
@@ -216,23 +201,11 @@ def _bare(line: str) -> str:
 
 def _hydra_fault(override: Override) -> str | None:
     line = override.input_line or ""
-    if not _is_hydra(override):
+    if not is_hydra(override):
         return None
     if "_target_" in line:
         return f"{override.key_or_group} must hold no _target_, got one; a configuration names no code to run"
     return config.forbidden_setting(override.key_or_group, line.partition("=")[2])
-
-
-def _sweep_fault(override: Override) -> str | None:
-    if not override.is_sweep_override():
-        return None
-    try:
-        count = sum(1 for _ in override.sweep_iterator()) if not override.is_choice_sweep() else 1
-    except (HydraException, ValueError):
-        count = 0
-    if count == 0:
-        return f"{override.key_or_group} must be values or a range, got {_raw_value(override)}"
-    return None
 
 
 def _shared_directory(directories: list[str | None]) -> list[str]:
@@ -267,16 +240,16 @@ def _parsed(lines: list[str]) -> tuple[list[Override], list[str]]:
 def _faults_as_typed(typed: list[Override], *, multirun: bool) -> list[str]:
     lines: dict[str, list[str]] = {}
     for override in typed:
-        lines.setdefault(override.key_or_group, []).append(_raw_value(override))
+        lines.setdefault(override.key_or_group, []).append(raw_value(override))
     faults = [f"{key} must be given once, got {' and '.join(again)}" for key, again in lines.items() if len(again) > 1]
     for loser, winner in _OVERRULED:
         if loser in lines and winner in lines:
             faults.append(f"{loser} must be left out where {winner} is given, got {lines[loser][0]}")
-    faults += [fault for override in typed if (fault := _sweep_fault(override))]
+    faults += [fault for override in typed if (fault := sweep_fault(override, searches(typed)))]
     for override in typed:
         if override.is_sweep_override() and not multirun:
             faults.append(
-                f"{override.key_or_group} must be one value without -m, got {_raw_value(override)}; "
+                f"{override.key_or_group} must be one value without -m, got {raw_value(override)}; "
                 "add -m to run each, or quote it"
             )
     return faults

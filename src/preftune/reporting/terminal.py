@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from preftune.reporting.inert import inert
-from preftune.runs.directory import Previous
+from preftune.runs.directory import Previous, RunDirectory
 
 # Rows of the final table: the key of the `eval` map, what a person calls it, and its unit.
 ROWS = (
@@ -29,13 +29,15 @@ ROWS = (
 SAMPLES = 3
 
 
-def print_plan(lines: Sequence[tuple[str, str]], directory: Path, tracked: str) -> None:
-    """Print the plan as two columns, with where the results go and how the run is tracked."""
+def print_plan(lines: Sequence[tuple[str, str]], directory: RunDirectory, tracked: str) -> None:
+    """Print and keep the plan as two columns, with where the results go and how the run is tracked."""
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
-    for name, value in (*lines, ("results", str(directory)), ("tracked", tracked)):
+    plan = [*lines, ("results", str(directory.path)), ("tracked", tracked)]
+    for name, value in plan:
         table.add_row(name, Text(value))
+    directory.write_plan(plan)
     Console().print(table)
 
 

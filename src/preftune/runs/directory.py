@@ -9,7 +9,8 @@ import json
 import os
 import platform
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+import traceback
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
@@ -27,7 +28,16 @@ from preftune.runs.files import line, read_json, replace, write_json, write_text
 State = Literal["running", "complete", "preempted", "failed"]
 
 _PACKAGES = ("preftune", "torch", "trl", "transformers", "peft", "datasets", "bitsandbytes", "accelerate")
-_OF_ONE_START = ("metrics.jsonl", "samples.jsonl", "summary.json", "ledger.json", "data.json", "data.html")
+_OF_ONE_START = (
+    "metrics.jsonl",
+    "samples.jsonl",
+    "summary.json",
+    "ledger.json",
+    "data.json",
+    "data.html",
+    "plan.json",
+    "traceback.txt",
+)
 
 
 @dataclass(frozen=True)
@@ -141,10 +151,9 @@ class RunDirectory:
             configuration: The resolved configuration as plain nested maps.
             facts: What the manifest holds beside identity, versions and platform: model, data, hashes.
         """
-        write_json(self.path / "manifest.json", {"identity": self.identity, **_environment(), **facts})
+        self.freeze(configuration, facts)
         for name in _OF_ONE_START:
             (self.path / name).unlink(missing_ok=True)
-        write_text(self.path / "config.yaml", yaml.safe_dump(dict(configuration), sort_keys=False, allow_unicode=True))
         self._status = {
             "state": "running",
             "reason": None,
@@ -155,6 +164,16 @@ class RunDirectory:
             "ended": None,
         }
         write_json(self.path / "status.json", self._status)
+
+    def freeze(self, configuration: Mapping[str, object], facts: Mapping[str, object]) -> None:
+        """Write manifest and configuration, as `start` takes them, for a process that runs from them."""
+        write_json(self.path / "manifest.json", {"identity": self.identity, **_environment(), **facts})
+        write_text(self.path / "config.yaml", yaml.safe_dump(dict(configuration), sort_keys=False, allow_unicode=True))
+
+    def fail(self, reason: str) -> None:
+        """Mark a run as failed whose own process could not."""
+        self._status = read_json(self.path / "status.json") or {"step": 0, "max_steps": 0}
+        self._end_early("failed", reason)
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
@@ -175,6 +194,8 @@ class RunDirectory:
             self._end_early("failed", str(fault))
             raise RunFailed(f"{fault}\nthe run failed {self._where()}") from fault
         except BaseException as error:
+            with contextlib.suppress(OSError):
+                write_text(self.path / "traceback.txt", traceback.format_exc())
             self._end_early("failed", f"{type(error).__name__}: {error}")
             raise
         self._mark(state="complete", ended=_now())
@@ -192,6 +213,10 @@ class RunDirectory:
         write_json(self.path / "ledger.json", data.ledger)
         write_json(self.path / "data.json", data.to_json())
         write_text(self.path / "data.html", pairs_page(data, self.path.name))
+
+    def write_plan(self, lines: Sequence[tuple[str, str]]) -> None:
+        """Write the lines of the plan."""
+        write_text(self.path / "plan.json", json.dumps(lines, indent=2, ensure_ascii=False))
 
     def log(self, metrics: Mapping[str, object], step: int) -> None:
         """Append one log event to metrics.jsonl, keys as they are."""

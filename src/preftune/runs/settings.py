@@ -14,9 +14,18 @@ class RunSettings(Settings):
 
 
 class SweepSettings(Settings):
-    """How a sweep is called."""
+    """What becomes of the jobs of -m.
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    Attributes:
+        name: Results stand in `sweeps/<name>`; null names it after the axes that vary.
+        objective: What ranks the jobs, the larger the better: a key of the summary without beta in it; `auto` is the
+            true reward where it is known, else held-out accuracy.
+        fail_fast: Whether the first job that fails keeps those that have not begun from running.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] | None
+    objective: Literal["auto", "eval.accuracy", "eval.logratio_margin", "true_reward.policy.mean", "win_rate"]
+    fail_fast: bool
 
 
 class TrackSettings(Settings):

@@ -1,0 +1,289 @@
+"""A sweep: what varies, its jobs one by one, and how each of them ended. Its record is `sweeps/<name>/sweep.json`.
+
+Every job is a run with a directory of its own; starting the same sweep again does only what is not complete.
+"""
+
+import multiprocessing
+import re
+import signal
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.text import Text
+
+from preftune.caches import key_of
+from preftune.refusals import Interrupted, Refusal, RunFailed
+from preftune.runs.directory import RunDirectory
+from preftune.runs.files import read_json, write_json
+from preftune.runs.identity import identity
+from preftune.runs.jobs import run_alone
+from preftune.runs.opening import open_run
+from preftune.runs.search import search_overrides
+
+_ENDED_WELL = "complete"
+_OF_CODE = {0: "complete", 143: "preempted"}
+
+
+def is_job(resolved: Mapping[str, Any]) -> bool:
+    """Tell whether Hydra runs a job of a sweep now, which trains."""
+    return HydraConfig.get().mode == RunMode.MULTIRUN and not resolved["dry_run"]
+
+
+def varied(overrides: Sequence[str], axes: Sequence[str]) -> tuple[str, ...]:
+    """Return those of a job's overrides that vary, without `+`."""
+    bare = [override.lstrip("+") for override in overrides]
+    return tuple(override for override in bare if override.partition("=")[0] in axes)
+
+
+class Sweep:
+    """The record of a sweep, to which its jobs add from their own processes."""
+
+    def __init__(self, name: str) -> None:
+        """Find the sweep `name`."""
+        self.directory = Path("sweeps") / name
+        self.file = self.directory / "sweep.json"
+
+    def read(self) -> dict[str, Any]:
+        """Return what sweep.json holds."""
+        return read_json(self.file) or {}
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other processes from starting the sweep.
+
+        Raises:
+            Refusal: One has.
+        """
+        self.directory.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.directory / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            message = f"sweep must not be under way elsewhere, got {self.directory}; wait for it, or stop it"
+            raise Refusal(message) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def begin(self, about: Mapping[str, Any], jobs: Sequence[Sequence[str]]) -> None:
+        """Write the record of a sweep none of whose jobs has been looked at.
+
+        Raises:
+            Refusal: The name belongs to another sweep.
+        """
+        if (other := self.read().get("identity", about["identity"])) != about["identity"]:
+            raise Refusal(
+                f"sweep.name must be new or that of this sweep ({about['identity'][:8]}), got {self.directory.name}, "
+                f"which is sweep {other[:8]}: other axes, values or settings; leave it out to name the sweep after its "
+                "axes"
+            )
+        planned = [{"number": number, "overrides": job, "state": "not_run"} for number, job in enumerate(jobs)]
+        write_json(self.file, {**about, "started": _now(), "ended": None, "concluded": False, "jobs": planned})
+
+    def record(self, overrides: Sequence[str], **found: object) -> int:
+        """Add what is known of the job with these `overrides`, and return its number."""
+        with FileLock(self.directory / ".sweep.json.lock"):
+            sweep = self.read()
+            jobs = sweep["jobs"]
+            job = next((job for job in jobs if job["overrides"] == list(overrides)), None)
+            if job is None:
+                job = {"number": len(jobs), "overrides": list(overrides)}
+                jobs.append(job)
+            job |= found
+            write_json(self.file, sweep)
+            return int(job["number"])
+
+    def conclude(self, started: float) -> list[dict[str, Any]]:
+        """Close the record and return its jobs."""
+        sweep = self.read()
+        write_json(
+            self.file, {**sweep, "ended": _now(), "seconds": round(time.monotonic() - started, 1), "concluded": True}
+        )
+        jobs: list[dict[str, Any]] = sweep["jobs"]
+        return jobs
+
+
+@contextmanager
+def sweeping(
+    command: Sequence[str],
+    axes: Sequence[str],
+    jobs: Sequence[tuple[Sequence[str], Mapping[str, Any]]],
+    search: Sequence[str] = (),
+) -> Iterator[list[str]]:
+    """Hold the sweep while its jobs run inside the block, and conclude it; nothing where there are no jobs.
+
+    Args:
+        command: The overrides as typed.
+        axes: Keys and groups that vary.
+        jobs: The overrides of each job, and its resolved configuration.
+        search: Where a sweeper chooses the jobs, the overrides that say among which: `jobs` are examples then.
+
+    Yields:
+        Overrides that tell each job the sweep's name, and a sweeper that searches what it has found before.
+
+    Raises:
+        Refusal: The sweep is under way elsewhere, or its name belongs to another.
+        RunFailed: A job did not complete.
+        Interrupted: The sweep was stopped.
+    """
+    if not jobs or jobs[0][1]["dry_run"]:
+        yield []
+        return
+    settings, started = jobs[0][1]["sweep"], time.monotonic()
+    identified = key_of(sorted(identity(resolved, {}) for _, resolved in jobs), sorted(search))
+    sweep = Sweep(settings["name"] or f"{_joined(axes)}-{identified[:8]}")
+    about = {"name": sweep.directory.name, "identity": identified, "objective": settings["objective"]}
+    about |= {"command": list(command), "axes": list(axes), "search": list(search)}
+    with sweep.held():
+        sweep.begin(about, [] if search else [varied(overrides, axes) for overrides, _ in jobs])
+        try:
+            found = search_overrides(sweep.directory, command) if search else []
+            yield [f"++sweep.name={sweep.directory.name}", *found]
+        except KeyboardInterrupt as interrupt:
+            sweep.conclude(started)
+            raise Interrupted(f"interrupted by Ctrl-C; the same command goes on; see {sweep.directory}") from interrupt
+        ended = sweep.conclude(started)
+    refuse_failures(sweep.directory, ended)
+
+
+def refuse_failures(directory: Path, jobs: Sequence[Mapping[str, Any]]) -> None:
+    """Raise for jobs that did not complete, naming each."""
+    lines = [f"  {' '.join(job['overrides'])}: {_ending(job)}" for job in jobs if job["state"] != _ENDED_WELL]
+    if lines:
+        raise RunFailed(
+            f"{len(lines)} of {len(jobs)} jobs did not complete; the same command runs those again; see {directory}\n"
+            + "\n".join(lines)
+        )
+
+
+def do_job(recipe: str, resolved: Mapping[str, Any]) -> float | None:
+    """Do one job of a sweep, unless it is complete, and record how it ended.
+
+    Args:
+        recipe: As `run_alone` takes it.
+        resolved: The job's resolved configuration.
+
+    Returns:
+        What the sweep's objective is for the job; None where it is not complete.
+    """
+    sweep = Sweep(resolved["sweep"]["name"])
+    record = sweep.read()
+    mine = varied(HydraConfig.get().overrides.task, record["axes"])
+    axes = {key: _plain(value) for key, _, value in (override.partition("=") for override in mine)}
+    begun = any(job["state"] not in (_ENDED_WELL, "not_run", "running") for job in record["jobs"])
+    if resolved["sweep"]["fail_fast"] and begun:
+        sweep.record(mine, axes=axes, state="not_run", reason="an earlier job failed, and sweep.fail_fast is true")
+        return None
+    number = sweep.record(mine, axes=axes, state="running", reason=None)
+    of = "" if record["search"] else f"/{len(record['jobs'])}"
+    told = _Told(f"{number + 1}{of}", " ".join(mine))
+    started = time.monotonic()
+    try:
+        path, trained, code = _run(recipe, resolved, told)
+    except Refusal as refusal:
+        sweep.record(mine, state="failed", code=2, reason=str(refusal))
+        told.end("failed", str(refusal), None, 0.0)
+        return None
+    state, reason = _how(path, code)
+    seconds = round(time.monotonic() - started, 1)
+    ended = {"directory": str(path), "state": state, "code": code, "reason": reason, "trained": trained}
+    sweep.record(mine, **ended, seconds=seconds)
+    told.end(state if trained else "complete before", reason, path, seconds)
+    return objective_of(path, resolved["sweep"]["objective"]) if state == _ENDED_WELL else None
+
+
+def objective_of(path: Path, objective: str) -> float | None:
+    """Return what a complete run came to by `objective`; None where that was not measured."""
+    summary = read_json(path / "summary.json") or {}
+    if objective == "auto":
+        objective = "true_reward.policy.mean" if summary["true_reward"] else "eval.accuracy"
+    found: Any = summary
+    for name in objective.split("."):
+        found = None if found is None else found[name]
+    value: float | None = found["mean"] if isinstance(found, dict) else found
+    return value
+
+
+def _run(recipe: str, resolved: Mapping[str, Any], told: "_Told") -> tuple[Path, bool, int]:
+    """Return the job's directory, whether it had to run, and its exit code."""
+    with open_run(resolved, scratch=False) as directory:
+        previous = directory.previous()
+        if previous and previous.complete:
+            return directory.path, False, 0
+        directory.freeze(resolved, {})
+    with told.watching(directory.path) as look:
+        code = run_alone(recipe, directory.path, look)
+    status = read_json(directory.path / "status.json") or {}
+    if code and status.get("state", "running") == "running":  # it could not say so itself
+        with RunDirectory.open(directory.path, directory.identity) as dead:
+            dead.fail(_killed(code) if code < 0 else f"exit code {code}; see {directory.path}/output.log")
+    return directory.path, True, code
+
+
+def _how(path: Path, code: int) -> tuple[str, str | None]:
+    """Return how a job ended, and why where it did not complete."""
+    state = "killed" if code < 0 else _OF_CODE.get(code, "failed")
+    return state, None if state == _ENDED_WELL else (read_json(path / "status.json") or {})["reason"]
+
+
+def _killed(code: int) -> str:
+    often = ", as the kernel does where memory runs out" if code == -signal.SIGKILL else ""
+    return f"killed by {signal.Signals(-code).name}{often}"
+
+
+def _ending(job: Mapping[str, Any]) -> str:
+    reason = str(job.get("reason") or "").splitlines()
+    return f"{job['state']}{f', {reason[0]}' if reason else ''}"
+
+
+class _Told:
+    """What the terminal is told of a job: a bar while it runs, and a line when it has ended."""
+
+    def __init__(self, place: str, name: str) -> None:
+        self.console = Console(highlight=False)
+        self.place, self.name = place, name
+
+    @contextmanager
+    def watching(self, path: Path) -> Iterator[Any]:
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+        is_alone = self.console.is_terminal and multiprocessing.parent_process() is None
+        with Progress(*columns, console=self.console, transient=True, disable=not is_alone) as progress:
+            task = progress.add_task(f"{self.place}  {self.name}", total=None)
+
+            def look() -> None:
+                status = read_json(path / "status.json") or {}
+                progress.update(task, completed=status.get("step", 0), total=status.get("max_steps") or None)
+
+            yield look
+
+    def end(self, state: str, reason: str | None, path: Path | None, seconds: float) -> None:
+        words = [self.place, self.name, state, f"{seconds:,.0f} s", str(path or "")]
+        self.console.print(Text("  ".join(word for word in words if word)), soft_wrap=True)
+        if reason:
+            self.console.print(Text(f"    {reason.splitlines()[0]}", "yellow"), soft_wrap=True)
+
+
+def _plain(value: str) -> int | float | str:
+    """Return what a person would read `value` as: a number where it is one."""
+    for number in (int, float):
+        with suppress(ValueError):
+            return number(value)
+    return value
+
+
+def _joined(axes: Sequence[str]) -> str:
+    return re.sub(r"[^\w.-]", "_", "-".join(axes))[:80].lstrip("_.-") or "one"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
