@@ -3,28 +3,26 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-# The map `plasma` at each tenth: lightness rises all along it, so that it also reads in grey.
-# Van der Walt and Smith 2015, A better default colormap for matplotlib; their values are in the public domain (CC0).
-_SEQUENCE = (
-    (13, 8, 135),
-    (65, 4, 157),
-    (106, 0, 168),
-    (143, 13, 164),
-    (177, 42, 144),
-    (204, 71, 120),
-    (225, 100, 98),
-    (242, 132, 75),
-    (252, 166, 54),
-    (252, 206, 37),
-    (240, 249, 33),
+# From blue over teal to orange, lightness rising all along, so that the order also reads in grey and to people who see
+# no red or no green; each keeps a contrast of about three to one to its ground.
+_ON_LIGHT = ((32, 28, 108), (36, 92, 190), (16, 138, 140), (118, 150, 24), (222, 132, 22))
+_ON_DARK = ((104, 110, 240), (72, 156, 232), (60, 196, 176), (178, 212, 88), (255, 222, 140))
+
+# On light ground, and on dark.
+_DISTINCT = (
+    ("#2470c8", "#6aa7ee"),
+    ("#c2541b", "#ee8a58"),
+    ("#117733", "#5cc27f"),
+    ("#882255", "#e07ba8"),
+    ("#7d7d1f", "#cfcf5a"),
+    ("#332288", "#a99cf0"),
+    ("#15808a", "#55cfcf"),
+    ("#aa4499", "#e08fd6"),
+    ("#77756f", "#b0aea6"),
+    ("#8a5a00", "#d9a440"),
 )
-# Where it keeps a contrast of three to one to the ground.
-_ON_LIGHT, _ON_DARK = (0.0, 0.66), (0.36, 1.0)
 
-_LIGHT = "#2470c8 #c2541b #117733 #882255 #7d7d1f #332288 #15808a #aa4499 #77756f #8a5a00".split()
-_DARK = "#6aa7ee #ee8a58 #5cc27f #e07ba8 #cfcf5a #a99cf0 #55cfcf #e08fd6 #b0aea6 #d9a440".split()
-
-DISTINCT = len(_LIGHT)
+DISTINCT = len(_DISTINCT)
 
 
 class Colour(NamedTuple):
@@ -32,18 +30,18 @@ class Colour(NamedTuple):
 
     light: str
     dark: str
-    dashed: bool
+    dashed: bool = False
 
 
 def in_order(count: int) -> list[Colour]:
     """Return `count` colours along a sequence, for lines that have an order."""
     places = [place / max(1, count - 1) for place in range(count)]
-    return [Colour(_at(_between(_ON_LIGHT, place)), _at(_between(_ON_DARK, place)), dashed=False) for place in places]
+    return [Colour(_at(_ON_LIGHT, place), _at(_ON_DARK, place)) for place in places]
 
 
 def distinct(count: int) -> list[Colour]:
     """Return `count` colours without an order, at most `DISTINCT`; from the sixth on their lines are dashed."""
-    return [Colour(light, dark, dashed=place >= 5) for place, (light, dark) in enumerate(zip(_LIGHT, _DARK))][:count]
+    return [Colour(light, dark, dashed=place >= 5) for place, (light, dark) in enumerate(_DISTINCT[:count])]
 
 
 def style(colours: Sequence[Colour]) -> str:
@@ -57,14 +55,8 @@ def style(colours: Sequence[Colour]) -> str:
     return f"{of([one.light for one in colours])}{dashed}@media (prefers-color-scheme: dark) {{\n{dark}}}\n"
 
 
-def _between(ends: tuple[float, float], place: float) -> float:
-    return ends[0] + (ends[1] - ends[0]) * place
-
-
-def _at(place: float) -> str:
-    below = min(int(place * 10), 9)
-    share = place * 10 - below
-    mixed = [
-        round(low + (high - low) * share) for low, high in zip(_SEQUENCE[below], _SEQUENCE[below + 1], strict=True)
-    ]
-    return "#" + "".join(f"{part:02x}" for part in mixed)
+def _at(anchors: Sequence[tuple[int, int, int]], place: float) -> str:
+    below = min(int(place * (len(anchors) - 1)), len(anchors) - 2)
+    share = place * (len(anchors) - 1) - below
+    ends = zip(anchors[below], anchors[below + 1], strict=True)
+    return "#" + "".join(f"{round(low + (high - low) * share):02x}" for low, high in ends)

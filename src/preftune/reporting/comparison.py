@@ -40,6 +40,12 @@ class Job:
     run: RunFiles
     spent: float | None = None
 
+    @property
+    def told(self) -> str:
+        """How it ended, and why, in one line."""
+        reason = self.reason.partition("\n")[0]
+        return f"{self.state.replace('_', ' ')}{f': {reason}' if reason else ''}"
+
     def seconds(self) -> float | None:
         """Return the seconds that the run measured by stage; those that the sweep counted where it measured none."""
         measured = self.run.seconds()

@@ -31,11 +31,20 @@ CURVES = (
 
 
 class Painted(NamedTuple):
-    """A row with its colour, and the class that names it."""
+    """A row with its colour, and its place among the lines, which gives the shape of its marks."""
 
     row: Row
     colour: Colour
-    style: str
+    place: int
+
+    @property
+    def style(self) -> str:
+        """The class that names its colour."""
+        return f"line-{self.place}"
+
+    def series(self, points: Sequence[Point] = ()) -> Series:
+        """Return its line through `points`."""
+        return Series(self.row.label, self.style, points, self.place)
 
 
 class Frontier(NamedTuple):
@@ -59,9 +68,7 @@ def painted(comparison: Comparison) -> list[Painted]:
         colours = in_order(len(rows))
     else:
         colours = distinct(len(rows)) if len(rows) <= DISTINCT else in_order(len(rows))
-    return [
-        Painted(row, colour, f"line-{place}") for place, (row, colour) in enumerate(zip(rows, colours, strict=True))
-    ]
+    return [Painted(row, colour, place) for place, (row, colour) in enumerate(zip(rows, colours, strict=True))]
 
 
 def named(lines: Sequence[Painted]) -> list[Painted]:
@@ -79,13 +86,13 @@ def frontier(lines: Sequence[Painted]) -> Frontier:
     Source:
         Rafailov et al. 2023, arXiv:2305.18290, Figure 2 (left).
     """
-    steps = {line.style: [_sampled(job.run) for job in line.row.jobs] for line in lines}
+    steps = {line.place: [_sampled(job.run) for job in line.row.jobs] for line in lines}
     events = [event for runs in steps.values() for run in runs for event in run.values()]
     if not any(finite(event.get("kl/sampled")) for event in events):
         return Frontier("", (), "No answers were sampled, so how far each policy went is not known: evaluate.prompts.")
     for key, error, name in _HEIGHTS:
         if any(finite(event.get("kl/sampled")) and finite(event.get(key)) is not None for event in events):
-            series = [Series(line.row.label, line.style, _points(steps[line.style], key, error)) for line in lines]
+            series = [line.series(_points(steps[line.place], key, error)) for line in lines]
             return Frontier(name, [_told(one, name) for one in series if one.points], "")
     return Frontier("", (), "Neither a reward nor a margin was measured where answers were sampled.")
 
@@ -95,7 +102,7 @@ def learning_curves(lines: Sequence[Painted], key: str) -> list[Series]:
     series = []
     for line in lines:
         runs = [_with_change(job.run.by_step()) for job in line.row.jobs]
-        series.append(Series(line.row.label, line.style, thinned(_over_seeds(runs, key, lambda step, _: float(step)))))
+        series.append(line.series(thinned(_over_seeds(runs, key, lambda step, _: float(step)))))
     return [one for one in series if one.points]
 
 
@@ -105,7 +112,7 @@ def _sampled(run: RunFiles) -> Steps:
     if any("kl/sampled" in event for event in steps.values()) or not steps:
         return {step: event for step, event in steps.items() if finite(event.get("kl/sampled")) is not None}
     kl, error = (number_at(run.summary, "kl_to_reference", name) for name in ("mean", "stderr"))
-    if kl is None:
+    if kl is None or max(steps) == 0:
         return {}
     ends: Steps = {0: {"kl/sampled": 0.0}, max(steps): {"kl/sampled": kl, "kl/sampled_stderr": error}}
     for (step, event), who in zip(ends.items(), ("reference", "policy"), strict=True):

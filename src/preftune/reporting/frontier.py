@@ -7,6 +7,8 @@ from preftune.reporting.curves import Frontier, Painted, named
 from preftune.reporting.inert import inert
 from preftune.reporting.series_chart import Axis
 
+# As in series_chart: disc, square, triangle, diamond, triangle on its tip.
+_MARKERS = "os^Dv"
 _INK, _QUIET = "#1b1b1a", "#5d5c58"
 
 
@@ -41,8 +43,8 @@ def write_frontier(path: Path, frontier: Frontier, lines: Sequence[Painted], x: 
             yerr=[point.y_error or 0.0 for point in points],
             color=colour.light,
             linestyle="--" if colour.dashed else "-",
-            marker="o",
-            markersize=4,
+            marker=_MARKERS[one.shape % len(_MARKERS)],
+            markersize=4.5,
             linewidth=1.6,
             elinewidth=0.7,
             label=_text(one.name) if one.name in shown else "_",

@@ -121,7 +121,7 @@ def _threshold(first: Spread, second: Spread) -> float:
 
 def _advice(best: Row, comparison: Comparison) -> str:
     """Return what would tell the first from the second."""
-    seeds = len(best.jobs)
+    seeds = max(len(row.jobs) for row in comparison.rows)
     more = "add seed=0,1,2 to the command" if seeds == 1 else f"add seeds: seed={','.join(map(str, range(2 * seeds)))}"
     if comparison.measure in ("true_reward", "win_rate"):
         prompts = number_at(best.jobs[0].run.config, "evaluate", "prompts")

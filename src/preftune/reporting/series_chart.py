@@ -11,6 +11,14 @@ _WIDTH, _HEIGHT = 400, 250
 _LEFT, _RIGHT, _TOP, _BOTTOM = 50, 390, 12, 206
 # A line of more points than this is drawn without a mark at each.
 _MARKED = 24
+# Marks around (0, 0), in turn: disc, square, triangle, diamond, triangle on its tip.
+_SHAPES = (
+    "M-3.4 0a3.4 3.4 0 1 0 6.8 0a3.4 3.4 0 1 0 -6.8 0z",
+    "M-3.2 -3.2h6.4v6.4h-6.4z",
+    "M0 -4.2l4.2 7h-8.4z",
+    "M0 -4.6l4.6 4.6l-4.6 4.6l-4.6 -4.6z",
+    "M0 4.2l4.2 -7h-8.4z",
+)
 # Decades from which on an axis of values above 0 is logarithmic.
 _DECADES = 2.0
 
@@ -26,11 +34,12 @@ class Point(NamedTuple):
 
 
 class Series(NamedTuple):
-    """A line: its name, the class of its colour, its points from left to right or in time."""
+    """A line: its name, the class of its colour, its points from left to right or in time, the shape of their marks."""
 
     name: str
     colour: str
     points: Sequence[Point]
+    shape: int = 0
 
 
 class Axis(NamedTuple):
@@ -76,25 +85,24 @@ def series_chart(series: Sequence[Series], x: Axis, y: Axis, kind: str = "") -> 
     if not points:
         return '<p class="quiet">Nothing was logged.</p>'
     across = _scale([_reach(point.x, point.x_error) for point in points], (_LEFT, _RIGHT), x.log, 6)
-    up = _scale([_reach(point.y, point.y_error) for point in points], (_BOTTOM, _TOP), y.log, 5)
+    up = _scale([_reach(point.y, point.y_error) for point in points], (_BOTTOM, _TOP), y.log, 6)
     parts = [*_frame(across, up, x.name)]
     for one in reversed(seen):
         parts.append(_drawn(one, across, up))
-    said = safe(f"{y.name} by {x.name}")
-    drawn = (
-        f'<svg class="{kind}" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{said}">{"".join(parts)}</svg>'
-    )
-    logs = [axis.name for axis in (x, y) if axis.log]
-    note = f'<p class="note">Logarithmic: {safe(" and ".join(logs))}; what is 0 has no place there.</p>' if logs else ""
-    return f'<p class="axis-name">{safe(y.name)}</p>{drawn}{note}'
+    said = safe(f"{y.name} by {x.name}" if y.name else x.name)
+    shape = f'class="chart {kind}" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{said}"'
+    logs = [f"the scale {place} is logarithmic" for axis, place in ((x, "below"), (y, "on the left")) if axis.log]
+    note = f'<p class="note">{" and ".join(logs).capitalize()}; what is 0 has no place on it.</p>' if logs else ""
+    above = f'<p class="axis-name">{safe(y.name)}</p>' if y.name else ""
+    return f"{above}<svg {shape}>{''.join(parts)}</svg>{note}"
 
 
-def series_legend(names: Sequence[tuple[str, str]]) -> str:
-    """Name lines by the class of their colour."""
+def series_legend(series: Iterable[Series]) -> str:
+    """Name lines by their colours and marks."""
     items = "".join(
-        f'<li class="{colour}"><svg class="key" viewBox="0 0 26 10" aria-hidden="true">'
-        f'<line class="line" x1="1" x2="25" y1="5" y2="5"/></svg>{safe(name)}</li>'
-        for name, colour in names
+        f'<li class="{one.colour}"><svg class="key" viewBox="0 0 30 12" aria-hidden="true">'
+        f'<line class="line" x1="1" x2="29" y1="6" y2="6"/>{_mark(one.shape, 15, 6)}</svg>{safe(one.name)}</li>'
+        for one in series
     )
     return f'<ul class="legend">{items}</ul>'
 
@@ -163,6 +171,10 @@ def _drawn(one: Series, across: _Scale, up: _Scale) -> str:
     if len(one.points) <= _MARKED:
         for point in one.points:
             said = safe(point.says or f"{one.name}: {number(point.y)} at {number(point.x)}")
-            place = f'cx="{across.at(point.x):.1f}" cy="{up.at(point.y):.1f}"'
-            parts.append(f'<circle class="dot" {place} r="3.2"><title>{said}</title></circle>')
+            parts.append(_mark(one.shape, across.at(point.x), up.at(point.y), f"<title>{said}</title>"))
     return f'<g class="{one.colour}">{"".join(parts)}</g>'
+
+
+def _mark(shape: int, across: float, up: float, within: str = "") -> str:
+    drawn = _SHAPES[shape % len(_SHAPES)]
+    return f'<path class="dot" transform="translate({across:.1f} {up:.1f})" d="{drawn}">{within}</path>'
