@@ -86,7 +86,7 @@ summary .fold { font: 13px system-ui, sans-serif; color: var(--ink); text-decora
 details[open] > summary > .part { display: none; } details:not([open]) > summary > .less { display: none; }
 .note { color: var(--quiet); font-size: 13px; margin: 2px 0 0; }
 .axis-name { color: var(--quiet); font-size: 13px; margin: 0 0 2px; }
-svg.chart { max-width: 560px; } svg.wide { max-width: 680px; }
+svg.chart { max-width: 560px; } svg.chart text { font-size: 12.5px; } svg.wide { max-width: 680px; }
 svg .line { fill: none; stroke: var(--line, var(--plain)); stroke-width: 2; stroke-linejoin: round;
   stroke-dasharray: var(--dash, none); }
 svg .error { stroke: var(--line, var(--plain)); opacity: 0.45; } svg .dot { fill: var(--line, var(--plain)); }
@@ -95,13 +95,14 @@ svg .error { stroke: var(--line, var(--plain)); opacity: 0.45; } svg .dot { fill
 .legend .key { display: inline-block; width: 30px; height: 12px; margin-right: 6px; }
 .beside { display: flex; flex-wrap: wrap; gap: 8px 28px; align-items: center; }
 .beside > div { flex: 1 1 320px; min-width: 0; max-width: 680px; }
-@media (min-width: 800px) { .beside .legend { flex-direction: column; } }
+@media (min-width: 800px) { .beside .legend { flex-direction: column; } svg.chart.wide text { font-size: 9px; } }
 .warnings + h2, .card + h3 { margin-top: 28px; }
 .scroll { overflow-x: auto; margin: 0 -4px; padding: 0 4px; }
 .scroll table { max-width: none; }
-.scroll th, .scroll td { padding: 6px 16px 6px 0; border-bottom: 1px solid var(--rule); white-space: nowrap;
+.scroll th, .scroll td { padding: 6px 12px 6px 0; border-bottom: 1px solid var(--rule); white-space: nowrap;
   overflow-wrap: normal; font-variant-numeric: tabular-nums; }
-.scroll thead th { white-space: normal; vertical-align: bottom; color: var(--quiet); font-size: 13px; max-width: 13ch; }
+.scroll thead th { white-space: normal; vertical-align: bottom; color: var(--quiet); font-size: 13px;
+  line-height: 1.3; min-width: 9ch; }
 .scroll .held { position: sticky; left: 0; background: var(--card); }
 .scroll .held.long { white-space: normal; overflow-wrap: anywhere; min-width: 22ch; max-width: 50vw; }
 .scroll td { vertical-align: top; } .scroll tbody th { vertical-align: top; }
