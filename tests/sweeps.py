@@ -261,3 +261,15 @@ def write_jobs(root: Path, jobs: Sequence[Mapping[str, Any]], objective: str = "
     }
     (directory / "sweep.json").write_text(json.dumps(sweep), encoding="utf-8")
     return directory
+
+
+def change(file: Path, **values: Any) -> None:
+    """Set top-level keys of a JSON file."""
+    file.write_text(json.dumps({**json.loads(file.read_text(encoding="utf-8")), **values}), encoding="utf-8")
+
+
+def rewarded(path: Path, mean: float, stderr: float | None, word: str = "healthy") -> Path:
+    """Give a run this true reward and this verdict."""
+    reward = {"reference": {"mean": 0.0, "stderr": 0.1}, "policy": {"mean": mean, "stderr": stderr}}
+    change(path / "summary.json", true_reward=reward, verdict={"word": word, "sentence": f"It is {word}."})
+    return path

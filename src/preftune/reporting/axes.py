@@ -42,6 +42,12 @@ def written(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
+def shown(value: object) -> str:
+    """Return a setting's value as a person reads it: a long fraction to four digits."""
+    text = written(value)
+    return f"{value:.4g}" if isinstance(value, float) and len(text) > 8 else text
+
+
 def short_names(axes: Sequence[str]) -> dict[str, str]:
     """Return the last part of each setting's name where that is its own alone, else the whole name."""
     last = [axis.rpartition(".")[2] for axis in axes]
@@ -53,7 +59,7 @@ def short_names(axes: Sequence[str]) -> dict[str, str]:
 def label(values: Mapping[str, Any], axes: Sequence[str]) -> str:
     """Return the values of a run as a person tells it apart: `beta=0.1 loss=ipo`."""
     names = short_names(axes)
-    return " ".join(f"{names[axis]}={written(values[axis])}" for axis in axes if axis in values)
+    return " ".join(f"{names[axis]}={shown(values[axis])}" for axis in axes if axis in values)
 
 
 def numeric(values: Iterable[object]) -> bool:

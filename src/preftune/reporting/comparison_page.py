@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from preftune.reporting.axes import short_names, written
+from preftune.reporting.axes import label, short_names, shown, written
 from preftune.reporting.colours import style
 from preftune.reporting.comparison import Comparison, Row
 from preftune.reporting.curves import CURVES, Frontier, Painted, learning_curves, named
@@ -19,30 +19,30 @@ _KINDS = {"clear": "", "alone": "", "none": "none"}
 
 
 def comparison_page(
-    comparison: Comparison, lines: Sequence[Painted], shown: Frontier, below: Axis, directory: Path
+    comparison: Comparison, lines: Sequence[Painted], drawn: Frontier, below: Axis, directory: Path
 ) -> str:
     """Return the page.
 
     Args:
         comparison: What is compared.
         lines: Its rows with their colours.
-        shown: Its frontier.
+        drawn: Its frontier.
         below: The axis below the frontier.
         directory: Where the page will stand, from which it links to the reports of the runs.
     """
     advised = recommend(comparison)
     parts = [
-        f"<h1>{safe(comparison.name)}</h1>",
+        f"<h1>{safe(_title(comparison))}</h1>",
         f'<p class="lede">{safe(_lede(comparison))}</p>',
         _advice(advised),
         "<h2>Jobs</h2>",
         *_table(comparison, advised, directory),
         *_unranked(comparison, directory),
-        *_frontier(shown, lines, below),
+        *_frontier(drawn, lines, below),
         *_curves(lines),
         *_columns(comparison),
     ]
-    return page(f"Comparison of {comparison.name}", "\n".join(parts), style([line.colour for line in lines]))
+    return page(_title(comparison), "\n".join(parts), style([line.colour for line in lines]))
 
 
 def columns(comparison: Comparison) -> list[Measure]:
@@ -63,6 +63,10 @@ def duration(seconds: float | None) -> str:
 def cost(row: Row) -> str:
     """Return for how long a row kept the device, with its unit."""
     return "-" if row.cost is None else f"{row.cost:,.1f} {row.unit}"
+
+
+def _title(comparison: Comparison) -> str:
+    return f"{'Sweep' if comparison.sweep else 'Comparison of'} {comparison.name}"
 
 
 def _lede(comparison: Comparison) -> str:
@@ -103,7 +107,7 @@ def _table(comparison: Comparison, advised: Recommendation, directory: Path) -> 
     yield f"<thead><tr>{''.join(heads)}</tr></thead><tbody>"
     for row in comparison.rows:
         named = f"{row.rank}. {row.label}" if len(names) < 2 else f"{row.rank}."
-        axes = [written(row.axes[axis]) if axis in row.axes else "-" for axis in comparison.axes]
+        axes = [shown(row.axes[axis]) if axis in row.axes else "-" for axis in comparison.axes]
         values = [spelled(row.values[measure.key], measure.form) for measure in measures]
         cells = [
             *(axes if len(names) > 1 else ()),
@@ -115,14 +119,14 @@ def _table(comparison: Comparison, advised: Recommendation, directory: Path) -> 
             cost(row),
         ]
         links = " ".join(_link(job.run.path, directory, str(job.number)) for job in row.jobs)
-        kind = ' class="best"' if row.label == advised.label else ""
+        kind = ' class="best"' if row.rank == advised.rank else ""
         held = "held long" if len(named) > 24 else "held"
-        drawn = "".join(f"<td>{_cell(cell)}</td>" for cell in cells)
+        drawn = "".join(f"<td>{cell_of(cell)}</td>" for cell in cells)
         yield f'<tr{kind}><th scope="row" class="{held}">{safe(named)}</th>{drawn}<td>{links}</td></tr>'
     yield "</tbody></table></div></section>"
 
 
-def _cell(text: str) -> str:
+def cell_of(text: str) -> str:
     """Return a cell; a standard error stands below its number, which keeps the table narrow."""
     value, between, error = text.partition(" ± ")
     return f"{safe(value)}<br><small>± {safe(error)}</small>" if between else safe(text)
@@ -141,17 +145,16 @@ def _unranked(comparison: Comparison, directory: Path) -> Iterator[str]:
     yield "<h3>Without a result</h3>"
     yield '<ul class="warnings">'
     for job in comparison.unranked:
-        axes = " ".join(f"{axis}={written(value)}" for axis, value in job.axes.items())
         link = f" ({_link(job.run.path, directory, job.directory)})" if job.directory else ""
-        named = axes or f"job {job.number}"
+        named = label(job.axes, list(job.axes)) or f"job {job.number}"
         yield f'<li><span class="word">{safe(named)}</span> {safe(job.told)}{link}</li>'
     yield "</ul>"
 
 
-def _frontier(shown: Frontier, lines: Sequence[Painted], below: Axis) -> Iterator[str]:
+def _frontier(drawn: Frontier, lines: Sequence[Painted], below: Axis) -> Iterator[str]:
     yield "<h2>Frontier</h2>"
-    if not shown.series:
-        yield f'<p class="quiet">{safe(shown.why)}</p>'
+    if not drawn.series:
+        yield f'<p class="quiet">{safe(drawn.why)}</p>'
         return
     yield (
         '<p class="quiet">What each job gained for how far it went from the reference: a point per evaluation, joined '
@@ -159,7 +162,7 @@ def _frontier(shown: Frontier, lines: Sequence[Painted], below: Axis) -> Iterato
         "better.</p>"
     )
     yield '<section class="card beside"><div>'
-    yield f"{series_chart(shown.series, below, Axis(shown.height), 'wide')}</div>{_legend(lines)}</section>"
+    yield f"{series_chart(drawn.series, below, Axis(drawn.height), 'wide')}</div>{_legend(lines)}</section>"
 
 
 def _errors(lines: Sequence[Painted]) -> str:

@@ -1,5 +1,6 @@
 """The frontier as a picture."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -59,7 +60,9 @@ def write_frontier(path: Path, frontier: Frontier, lines: Sequence[Painted], x: 
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="best", fontsize=9)
     beside = path.with_name(f".{path.name}.tmp")
-    figure.savefig(beside, format="png", metadata={"Software": None})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a letter that the font does not have is drawn as a box
+        figure.savefig(beside, format="png", metadata={"Software": None})
     beside.replace(path)
 
 

@@ -105,7 +105,8 @@ svg .error { stroke: var(--line, var(--plain)); opacity: 0.45; } svg .dot { fill
   line-height: 1.3; min-width: 9ch; }
 .scroll .held { position: sticky; left: 0; background: var(--card); }
 .scroll .held.long { white-space: normal; overflow-wrap: anywhere; min-width: 22ch; max-width: 50vw; }
-.scroll td { vertical-align: top; } .scroll tbody th { vertical-align: top; }
+.scroll.named tbody th { white-space: normal; }
+.scroll td, .scroll tbody th { vertical-align: top; }
 small { color: var(--quiet); font-size: 12px; font-weight: normal; }
 .scroll .best > * { background: var(--chosen-tint); font-weight: 600; }
 .answer { border-left: 4px solid var(--chosen); } .answer.unsure { border-color: var(--dropped); }

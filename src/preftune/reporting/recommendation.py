@@ -19,12 +19,14 @@ class Recommendation(NamedTuple):
     """What to take, in words.
 
     Attributes:
-        label: The job that is recommended; None where none is.
+        rank: Of the row that is recommended; None where none is.
+        label: What tells that row from the others; None where none is.
         sure: How sure that is.
         sentence: Both, with the numbers.
         advice: What to do where it is not sure; empty where nothing is to be done.
     """
 
+    rank: int | None
     label: str | None
     sure: Sureness
     sentence: str
@@ -47,7 +49,7 @@ def recommend(comparison: Comparison) -> Recommendation:
     if not ranked:
         said = f"No job has a {name}" if comparison.rows else "No job came to a result"
         advice = "Rank by something else with --objective." if comparison.rows else "Mend what the jobs failed of."
-        return Recommendation(None, "none", f"{said}: there is nothing to recommend.", advice)
+        return Recommendation(None, None, "none", f"{said}: there is nothing to recommend.", advice)
     if not healthy:
         return _none_healthy(ranked, comparison, name)
     best, better = healthy[0], ranked[: ranked.index(healthy[0])]
@@ -56,10 +58,10 @@ def recommend(comparison: Comparison) -> Recommendation:
     if len(healthy) == 1:
         others = len(ranked) - 1
         alone = f"it is the only healthy job of {len(ranked)}" if others else "there is no other job to compare it with"
-        return Recommendation(best.label, "alone", f"{said} stands alone: {alone}.{aside}", "")
+        return Recommendation(best.rank, best.label, "alone", f"{said} stands alone: {alone}.{aside}", "")
     sure, compared = _compared(best, healthy[1], comparison.measure)
     sentence = f"{said} is the best of {len(healthy)} healthy jobs, {compared}.{aside}"
-    return Recommendation(best.label, sure, sentence, "" if sure == "clear" else _advice(best, comparison))
+    return Recommendation(best.rank, best.label, sure, sentence, "" if sure == "clear" else _advice(best, comparison))
 
 
 def number(row: Row, measure: str) -> str:
@@ -81,7 +83,7 @@ def _none_healthy(ranked: list[Row], comparison: Comparison, name: str) -> Recom
         f"No job is healthy ({words}), so none is recommended. By {name} {best.label} is first with "
         f"{number(best, comparison.measure)}, but {best.verdict}."
     )
-    return Recommendation(None, "none", sentence, best.sentence)
+    return Recommendation(None, None, "none", sentence, best.sentence)
 
 
 def _higher(better: list[Row], measure: str) -> str:

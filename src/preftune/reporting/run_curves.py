@@ -99,15 +99,16 @@ def curves_section(steps: Steps) -> Iterator[str]:
 
 
 def _chart(group: _Group, steps: Steps) -> str:
-    series = [one for one in (_series(line, steps) for line in group.lines) if one.points]
+    drawn = [_series(line, steps)._replace(shape=place) for place, line in enumerate(group.lines)]
+    series = [one for one in drawn if one.points]
     if not series:
         return ""
     heights = [point.y for one in series for point in one.points]
     log = group.log and min(heights) > 0 and spans_decades(heights)
     named = [one for one in series if one.name]
     legend = series_legend(named) if named else ""
-    drawn = series_chart(series, Axis("optimizer steps"), Axis("", log))
-    return f'<section class="card"><h3>{safe(group.title)}</h3>{legend}{drawn}</section>'
+    chart = series_chart(series, Axis("optimizer steps"), Axis("", log))
+    return f'<section class="card"><h3>{safe(group.title)}</h3>{legend}{chart}</section>'
 
 
 def _series(line: _Line, steps: Steps) -> Series:

@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from preftune.reporting.charts import Part, bar_row
-from preftune.reporting.comparison_page import duration
+from preftune.reporting.comparison_page import cell_of, duration
 from preftune.reporting.measures import MEASURES, ROWS
 from preftune.reporting.page import page, safe
 from preftune.reporting.pair_report import PairReport
@@ -113,7 +113,7 @@ def _results(run: RunFiles) -> Iterator[str]:
     if rows:
         heads = "".join(f'<th scope="col">{head}</th>' for head in ("held out", "start", "end", "change"))
         yield "<h2>What training changed</h2>"
-        yield f'<section class="card"><div class="scroll"><table><thead><tr>{heads}</tr></thead>'
+        yield f'<section class="card"><div class="scroll named"><table><thead><tr>{heads}</tr></thead>'
         yield f"<tbody>{''.join(rows)}</tbody></table></div></section>"
     yield from _sources(run)
 
@@ -152,7 +152,7 @@ def _sources(run: RunFiles) -> Iterator[str]:
 
 
 def _cells(name: str, *cells: str) -> str:
-    return f'<tr><th scope="row">{safe(name)}</th>{"".join(f"<td>{safe(cell)}</td>" for cell in cells)}</tr>'
+    return f'<tr><th scope="row">{safe(name)}</th>{"".join(f"<td>{cell_of(cell)}</td>" for cell in cells)}</tr>'
 
 
 def _plan(run: RunFiles) -> Iterator[str]:
@@ -198,11 +198,13 @@ def _data(run: RunFiles) -> Iterator[str]:
         ArithmeticError,
     ):  # also of another version, whose numbers cannot be drawn
         splits, sections = _splits(run.ledger), []
+    if splits:
+        yield "<h2>Pairs</h2>"
     if sections and splits:
         yield from sections
         yield '<p class="quiet">The rest of the data report is in <a href="data.html">data.html</a>.</p>'
     elif splits:
-        yield '<h2>What became of every row</h2><div class="cards">'
+        yield '<div class="cards">'
         for name, split in splits.items():
             yield f'<section class="card"><h3>{safe(name.replace("_", " "))}</h3>{waterfall(split)}</section>'
         yield "</div>"

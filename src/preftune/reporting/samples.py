@@ -11,6 +11,7 @@ from preftune.reporting.run_files import finite, mapping, text_at
 _FIRST, _MOST = 6, 64
 # Comparing takes time in the square of the words; what is longer is shown up to here.
 _WORDS, _CHARACTERS = 600, 8_000
+_UNITS = {"kl": "log-ratio of the policy's answer, nats"}
 
 
 def samples_section(samples: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -19,7 +20,7 @@ def samples_section(samples: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         return
     yield "<h2>Answers of reference and policy</h2>"
     yield (
-        '<p class="quiet">To the same held-out prompts, drawn with the same seeds. Words of the reference that the '
+        '<p class="quiet">To the same held-out prompts. Words of the reference that the '
         "policy does not have are <del>underlined with dashes</del>, those that only the policy has "
         "<ins>underlined</ins>.</p>"
     )
@@ -64,7 +65,7 @@ def _sample(sample: Mapping[str, Any]) -> str:
     left, right = differences(reference, policy)
     same = '<p class="note">Both answers are the same.</p>' if reference == policy else ""
     numbers = "".join(
-        f"<span>{safe(name)} <b>{value:.3g}</b></span>"
+        f"<span>{safe(_UNITS.get(name, name))} <b>{value:.3g}</b></span>"
         for name, value in ((key, finite(found)) for key, found in sample.items())
         if value is not None
     )
