@@ -84,6 +84,42 @@ code { font: 13px/1.5 ui-monospace, monospace; overflow-wrap: anywhere; }
 summary { cursor: pointer; } summary::marker { content: ""; } summary::-webkit-details-marker { display: none; }
 summary .fold { font: 13px system-ui, sans-serif; color: var(--ink); text-decoration: underline; }
 details[open] > summary > .part { display: none; } details:not([open]) > summary > .less { display: none; }
+.note { color: var(--quiet); font-size: 13px; margin: 2px 0 0; }
+.axis-name { color: var(--quiet); font-size: 13px; margin: 0 0 2px; }
+svg.chart { max-width: 560px; } svg.chart text { font-size: 12.5px; } svg.wide { max-width: 680px; }
+svg .line { fill: none; stroke: var(--line, var(--plain)); stroke-width: 2; stroke-linejoin: round;
+  stroke-dasharray: var(--dash, none); }
+svg .error { stroke: var(--line, var(--plain)); opacity: 0.45; } svg .dot { fill: var(--line, var(--plain)); }
+.line-chosen { --line: var(--chosen); } .line-rejected { --line: var(--rejected); }
+.line-plain { --line: var(--plain); } .line-light { --line: var(--plain); --dash: 3 3; }
+.legend .key { display: inline-block; width: 30px; height: 12px; margin-right: 6px; }
+.beside { display: flex; flex-wrap: wrap; gap: 8px 28px; align-items: center; }
+.beside > div { flex: 1 1 320px; min-width: 0; max-width: 680px; }
+@media (min-width: 800px) { .beside .legend { flex-direction: column; } svg.chart.wide text { font-size: 9px; } }
+.warnings + h2, .card + h3 { margin-top: 28px; }
+.scroll { overflow-x: auto; margin: 0 -4px; padding: 0 4px; }
+.scroll table { max-width: none; }
+.scroll th, .scroll td { padding: 6px 12px 6px 0; border-bottom: 1px solid var(--rule); white-space: nowrap;
+  overflow-wrap: normal; font-variant-numeric: tabular-nums; }
+.scroll thead th { white-space: normal; vertical-align: bottom; color: var(--quiet); font-size: 13px;
+  line-height: 1.3; min-width: 9ch; }
+.scroll .held { position: sticky; left: 0; background: var(--card); }
+.scroll .held.long { white-space: normal; overflow-wrap: anywhere; min-width: 22ch; max-width: 50vw; }
+.scroll.named tbody th { white-space: normal; }
+.scroll td, .scroll tbody th { vertical-align: top; }
+small { color: var(--quiet); font-size: 12px; font-weight: normal; }
+.scroll .best > * { background: var(--chosen-tint); font-weight: 600; }
+.answer { border-left: 4px solid var(--chosen); } .answer.unsure { border-color: var(--dropped); }
+.answer.none { border-color: var(--rejected); }
+.answer .said { font-size: 17px; margin: 0 0 6px; max-width: none; overflow-wrap: anywhere; }
+.word { font-weight: 600; }
+del, ins { border-radius: 3px; padding: 0 1px; color: inherit; text-underline-offset: 3px; }
+del { background: var(--rejected-tint); text-decoration: underline dashed var(--rejected) 1.5px; }
+ins { background: var(--chosen-tint); text-decoration: underline solid var(--chosen) 1.5px; }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; font: 13px/1.5 ui-monospace, monospace; margin: 6px 0 0; }
+.facts th { color: var(--quiet); width: 30%; vertical-align: top; }
+.facts td { vertical-align: top; }
+details.more > summary { color: var(--ink); text-decoration: underline; margin: 12px 0; }
 @media (max-width: 560px) {
   main { padding: 16px 12px 48px; }
   .card { padding: 12px; }
@@ -92,9 +128,15 @@ details[open] > summary > .part { display: none; } details:not([open]) > summary
 """
 
 
-def page(title: str, body: str) -> str:
-    """Return a whole page; `title` is text, `body` is HTML in which all text has passed through `safe`."""
-    head = f"<title>{safe(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n"
+def page(title: str, body: str, style: str = "") -> str:
+    """Return a whole page.
+
+    Args:
+        title: Text.
+        body: HTML in which all text has passed through `safe`.
+        style: What the page adds to the style of all pages; nothing that a user gave.
+    """
+    head = f"<title>{safe(title)}</title>\n<style>{_STYLE}{style}</style>\n</head>\n<body>\n<main>\n"
     return f"{_HEAD}{head}{body}\n</main>\n</body>\n</html>\n"
 
 

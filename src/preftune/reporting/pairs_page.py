@@ -23,10 +23,7 @@ def pairs_page(report: PairReport, title: str) -> str:
         f"<h1>{safe(title)}</h1>",
         f'<p class="lede">What it trains on: {train["kept"]:,} pairs to train and {held_out["kept"]:,} held out, '
         f"from {safe(train['source'])}.</p>",
-        _warnings(report.warnings),
-        *_ledger(report),
-        *_lengths(report),
-        *_bias(report.length_bias),
+        *account(report),
         *_scores(report.scores),
         *_shares(report.shares),
         *_sources(report.sources),
@@ -34,6 +31,14 @@ def pairs_page(report: PairReport, title: str) -> str:
         *_examples(report),
     ]
     return page(f"Pairs of {title}", "\n".join(parts))
+
+
+def account(report: PairReport) -> Iterator[str]:
+    """Yield the sections that a run's own report has as well: warnings, what became of every row, lengths."""
+    yield _warnings(report.warnings)
+    yield from _ledger(report)
+    yield from _lengths(report)
+    yield from _bias(report.length_bias)
 
 
 def write_page(report: PairReport, name: str) -> Path:
@@ -64,11 +69,12 @@ def _ledger(report: PairReport) -> Iterator[str]:
     yield "<h2>What became of every row</h2>"
     yield '<div class="cards">'
     for name, key in (("Train", "train"), ("Held out", "held_out")):
-        yield f'<section class="card"><h3>{name}</h3>{_waterfall(report.ledger[key])}</section>'
+        yield f'<section class="card"><h3>{name}</h3>{waterfall(report.ledger[key])}</section>'
     yield "</div>"
 
 
-def _waterfall(split: Mapping[str, Any]) -> str:
+def waterfall(split: Mapping[str, Any]) -> str:
+    """Return what became of the rows of one split of ledger.json, as bars."""
     left, more = split["read"], split["more"]
     read = max(1, left, left + more)  # what the longest bar stands for
     rows = [bar_row("read", [Part("plain", left / read, f"{left:,} read")], f"{left:,}")]

@@ -12,19 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from preftune.reporting.inert import inert
+from preftune.reporting.measures import ROWS
 from preftune.runs.directory import Previous, RunDirectory
-
-# Rows of the final table: the key of the `eval` map, what a person calls it, and its unit.
-ROWS = (
-    ("loss", "loss", ""),
-    ("accuracy", "accuracy", ""),
-    ("logratio_margin", "margin of log-ratios", "nats"),
-    ("rewards/margins", "margin of rewards", "nats"),
-    ("chosen_logp_per_token", "log p per token, chosen", "nats"),
-    ("rejected_logp_per_token", "log p per token, rejected", "nats"),
-    ("kl_to_reference", "KL to the reference", "nats"),
-)
-
 
 SAMPLES = 3
 

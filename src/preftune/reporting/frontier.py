@@ -1,0 +1,72 @@
+"""The frontier as a picture."""
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from preftune.reporting.curves import Frontier, Painted, named
+from preftune.reporting.inert import inert
+from preftune.reporting.series_chart import Axis
+
+# As in series_chart: disc, square, triangle, diamond, triangle on its tip.
+_MARKERS = "os^Dv"
+_INK, _QUIET = "#1b1b1a", "#5d5c58"
+
+
+def write_frontier(path: Path, frontier: Frontier, lines: Sequence[Painted], x: Axis, title: str) -> None:
+    """Draw the frontier to a PNG of 1,280 by 800 pixels on white, with the standard error of each point.
+
+    Args:
+        path: Where.
+        frontier: What to draw, at least one line.
+        lines: The colour of each line by its class.
+        x: The axis below.
+        title: What stands above.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), dpi=160, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    colours = {line.style: line.colour for line in lines}
+    shown = {line.row.label for line in named(lines)}
+    for one in frontier.series:
+        colour = colours[one.colour]
+        points = [point for point in one.points if point.x > 0 or not x.log]
+        axes.errorbar(
+            [point.x for point in points],
+            [point.y for point in points],
+            xerr=[point.x_error or 0.0 for point in points],
+            yerr=[point.y_error or 0.0 for point in points],
+            color=colour.light,
+            linestyle="--" if colour.dashed else "-",
+            marker=_MARKERS[one.shape % len(_MARKERS)],
+            markersize=4.5,
+            linewidth=1.6,
+            elinewidth=0.7,
+            label=_text(one.name) if one.name in shown else "_",
+        )
+    if x.log:
+        axes.set_xscale("log")
+    axes.set_xlabel(x.name, color=_QUIET)
+    axes.set_ylabel(frontier.height, color=_QUIET)
+    axes.set_title(_text(title), loc="left", fontsize=11, color=_INK)
+    axes.tick_params(colors=_QUIET)
+    axes.grid(color="#dddcd7", linewidth=0.7)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, loc="best", fontsize=9)
+    beside = path.with_name(f".{path.name}.tmp")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a letter that the font does not have is drawn as a box
+        figure.savefig(beside, format="png", metadata={"Software": None})
+    beside.replace(path)
+
+
+def _text(text: str) -> str:
+    """Return text in which no dollar begins a formula, and at most what fits."""
+    plain = inert(text).replace("\n", " ")
+    return (plain if len(plain) <= 90 else f"{plain[:87]}...").replace("$", r"\$")
