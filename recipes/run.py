@@ -35,7 +35,7 @@ def run(resolved: dict[str, Any]) -> None:
 
 def train(run: config.Config, directory: RunDirectory, tracker: Tracker) -> None:
     """Prepare, train, report. What is heavy is imported here, after the choices were checked."""
-    from preftune.evaluating.answers import measure_answers
+    from preftune.evaluating.points import Points
     from preftune.models.policy import save_policy
     from preftune.reporting import pairs, plan, summary, terminal
     from preftune.training import memory, methods, preparation
@@ -51,21 +51,21 @@ def train(run: config.Config, directory: RunDirectory, tracker: Tracker) -> None
         return
     trainer = methods.build_trainer(prepared, needs.settle(run.train), run.loss, *sides, run.seed, directory.path)
     trainer.report_to(directory.progress, directory.log, tracker.log)
+    points = Points(trainer, prepared, run.evaluate, run.guard, run.seed, tracker.alert)
     with seconds("reference"):
         trainer.keep_reference()
     with seconds("evaluate"):
-        start = trainer.evaluate()
+        points.measure_start()
     with seconds("train"):
         trainer.train()
     with seconds("evaluate"):
-        end = trainer.evaluate()
-        said = measure_answers(trainer, prepared, run.evaluate, run.seed)
+        points.measure_end()
     save_policy(prepared.policy, prepared.chat.tokenizer, directory.path)
-    results = summary.summarise(trainer.totals(), seconds.seconds, start, end, said, trainer.verified)
-    directory.write_results(results, said.rows, prepared.pairs.ledger.to_json())
+    results = summary.summarise(trainer.totals(), seconds.seconds, points, trainer.verified)
+    directory.write_results(results, points.samples, prepared.pairs.ledger.to_json())
     tracker.summarise(results)
-    tracker.log_samples(said.rows)
-    terminal.print_results(directory.path, results, said.rows)
+    tracker.log_samples(points.samples)
+    terminal.print_results(directory.path, results, points.samples)
 
 
 @hydra.main(version_base="1.3", config_path=str(CHOICES), config_name="run")

@@ -10,9 +10,11 @@ from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, model
 from pydantic_core import ErrorDetails
 
 from preftune.data.settings import DataSettings
+from preftune.evaluating.relations import OF_EVALUATION
 from preftune.evaluating.settings import EvaluateSettings
 from preftune.models.settings import AdapterSettings, LowRankSettings, ModelSettings
 from preftune.refusals import refuse_all
+from preftune.reporting.settings import GuardSettings
 from preftune.runs.settings import LaunchSettings, RunSettings, SweepSettings, TrackSettings
 from preftune.settings import SECRET, Settings, condition, did_you_mean, shown
 from preftune.training.loss_settings import LossSettings
@@ -48,6 +50,7 @@ class Config(Settings):
     track: TrackSettings
     launch: LaunchSettings
     evaluate: EvaluateSettings
+    guard: GuardSettings
     run: RunSettings
     sweep: SweepSettings
     seed: Annotated[int, Field(ge=0, lt=2**32)]
@@ -194,6 +197,7 @@ _RELATIONS: tuple[Callable[..., str | None], ...] = (
     _half_precisions_match,
     _a_stream_ends,
     _a_stream_is_read_once,
+    *OF_EVALUATION,
     *OF_METHODS,
 )
 

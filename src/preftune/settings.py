@@ -57,7 +57,9 @@ def condition(schema: Mapping[str, Any]) -> str:
     if "enum" in schema:
         return "one of " + ", ".join(str(option) for option in schema["enum"])
     words = _KINDS[schema.get("type", "object")]
-    if schema.get("type") == "array" and "type" in schema.get("items", {}):
+    if schema.get("type") == "array" and "enum" in schema.get("items", {}):
+        words += f" of {', '.join(schema['items']['enum'])}"
+    elif schema.get("type") == "array" and "type" in schema.get("items", {}):
         words += f" of {_KINDS[schema['items']['type']]}"
     if "minItems" in schema:
         words += f" with at least {schema['minItems']} entries"

@@ -85,6 +85,12 @@ class PairTable(Sequence[PreferencePair]):
         """Return the place of each pair's source among the stores, of shape `(pairs,)`."""
         return np.searchsorted(self.starts, self.rows, side="right") - 1
 
+    def origins(self) -> Iterator[str]:
+        """Yield where each pair came from, in order."""
+        for number, store in enumerate(self.stores):
+            start, end = np.searchsorted(self.rows, self.starts[number : number + 2])
+            yield from store.origins(self.rows[start:end] - self.starts[number])
+
     def origin(self, place: int) -> str:
         """Return where a pair came from."""
         row = int(self.rows[place])

@@ -37,28 +37,68 @@ class Estimate:
 
 
 @dataclass(frozen=True, slots=True)
+class Spoken:
+    """What one model said.
+
+    Attributes:
+        texts: One answer a prompt, without end token.
+        lengths: Tokens of each, end token included.
+    """
+
+    texts: list[str]
+    lengths: list[int]
+
+
+@dataclass(frozen=True, slots=True)
 class Answers:
     """Answers of policy and reference to the same prompts.
 
     Attributes:
         prompts: The dialogues.
-        reference: One answer a prompt from the reference, without end token.
-        policy: One answer a prompt from the policy, without end token.
+        reference: What the reference said.
+        policy: What the policy said.
         kl: For each prompt, log pi(y) - log ref(y) of the policy's own answer, in nats over the sampled tokens.
     """
 
     prompts: list[tuple[Message, ...]]
-    reference: list[str]
-    policy: list[str]
+    reference: Spoken
+    policy: Spoken
     kl: list[float]
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Yield a row a prompt, as samples.jsonl holds them."""
-        for row in zip(self.prompts, self.reference, self.policy, self.kl, strict=True):
+        for row in zip(self.prompts, self.reference.texts, self.policy.texts, self.kl, strict=True):
             yield dict(zip(("prompt", "reference", "policy", "kl"), row, strict=True))
 
 
-def sample_answers(
+def sample_reference(
+    reference: Acting,
+    chat: ChatTokenizer,
+    prompts: Sequence[tuple[Message, ...]],
+    settings: EvaluateSettings,
+    *,
+    seed: int,
+    advance: Callable[[int], None] = lambda _: None,
+) -> Spoken:
+    """Sample one answer a prompt, at temperature 1 and without a cut of the tail.
+
+    Args:
+        reference: Gives the model that acts as the reference.
+        chat: Tokenizer with its chat template.
+        prompts: Dialogues that end with the user's turn.
+        settings: Longest answer and batch.
+        seed: Of the sampling.
+        advance: Told how many prompts were done.
+    """
+    spoken = Spoken([], [])
+    for start, batch in _batches(chat, prompts, settings):
+        with reference() as model:
+            _add(spoken, _generate(model, chat, batch, settings.max_new_tokens, seed + start), chat)
+        advance(len(batch))
+    return spoken
+
+
+def sample_policy(
     policy: Acting,
     reference: Acting,
     chat: ChatTokenizer,
@@ -67,33 +107,43 @@ def sample_answers(
     *,
     seed: int,
     advance: Callable[[int], None] = lambda _: None,
-) -> Answers:
-    """Sample one answer a prompt from reference and from policy, at temperature 1 and without a cut of the tail.
+) -> tuple[Spoken, list[float]]:
+    """Sample one answer a prompt from the policy, and measure on it how far the policy is from its reference.
 
     Args:
         policy: Gives the model that acts as the policy.
-        reference: Gives the model that acts as the reference.
-        chat: Tokenizer with its chat template.
-        prompts: Dialogues that end with the user's turn.
-        settings: Longest answer and batch.
-        seed: Of the sampling; both models draw from the same seed.
-        advance: Told how many prompts were done, twice over all of them.
+        reference: Gives the model that acts as the reference, which scores the policy's answers.
+        chat: As of `sample_reference`, and so are the others: both models draw from the same seed.
+        prompts: See there.
+        settings: See there.
+        seed: See there.
+        advance: See there.
+
+    Returns:
+        What the policy said, and log pi(y) - log ref(y) of each of its answers, in nats.
     """
-    answers = Answers(list(prompts), [], [], [])
-    for start in range(0, len(prompts), settings.batch_size):
-        batch = [prompt_ids(prompt, chat) for prompt in prompts[start : start + settings.batch_size]]
-        with reference() as model:
-            drawn = _generate(model, chat, batch, settings.max_new_tokens, seed + start)
-            answers.reference.extend(_texts(drawn, chat))
-        advance(len(batch))
+    spoken, kl = Spoken([], []), []
+    for start, batch in _batches(chat, prompts, settings):
         with policy() as model:
             drawn = _generate(model, chat, batch, settings.max_new_tokens, seed + start)
-            answers.policy.extend(_texts(drawn, chat))
             own = _score(model, drawn)
+        _add(spoken, drawn, chat)
         with reference() as model:
-            answers.kl.extend((own - _score(model, drawn)).tolist())
+            kl.extend((own - _score(model, drawn)).tolist())
         advance(len(batch))
-    return answers
+    return spoken, kl
+
+
+def _batches(
+    chat: ChatTokenizer, prompts: Sequence[tuple[Message, ...]], settings: EvaluateSettings
+) -> Iterator[tuple[int, list[list[int]]]]:
+    for start in range(0, len(prompts), settings.batch_size):
+        yield start, [prompt_ids(prompt, chat) for prompt in prompts[start : start + settings.batch_size]]
+
+
+def _add(spoken: Spoken, drawn: "_Drawn", chat: ChatTokenizer) -> None:
+    spoken.texts.extend(_texts(drawn, chat))
+    spoken.lengths.extend(drawn.answered.sum(dim=1).tolist())
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,6 +114,10 @@ class PairLogps:
             rejected_tokens=self.rejected_tokens and self.rejected_tokens.detach(),
         )
 
+    def sums(self) -> "PairLogps":
+        """Return the sums and lengths alone, cut from the graph: what is light enough to be kept of many batches."""
+        return PairLogps(*(None if each is None else each.detach() for each in self._tensors()))  # type: ignore[arg-type]
+
     def at_reference(self) -> "PairLogps":
         """Return the record of a policy equal to its reference: what the first step must show."""
         tokens = [

@@ -8,6 +8,8 @@ The layer is measured because what it keeps depends on more than its sizes: atte
 adapter and base, dropout, DoRA's norms. One layer at two lengths costs less than a training step.
 """
 
+import resource
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -194,6 +196,14 @@ _GROUP_LIMITS = [
 def resident() -> int:
     """Return the bytes of memory that this process has now; 0 where the system does not say."""
     return _status("/proc/self/status", "VmRSS")
+
+
+def peak_memory_bytes() -> int:
+    """Return the most memory that this process held: of the GPU where there is one, else resident."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    unit = 1 if sys.platform == "darwin" else 1024  # Linux counts in KiB, macOS in bytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _status(path: str, name: str) -> int:

@@ -1,82 +1,61 @@
 """summary.json: what a run came to, by the names that a sweep and a script read."""
 
-import resource
-import sys
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
-from preftune.evaluating.answers import MeasuredAnswers
-from preftune.reporting.verdict import judge
+from preftune.evaluating.points import Points
+from preftune.models.memory import peak_memory_bytes
+from preftune.reporting.held_out import sources_map
 from preftune.training.metrics import Totals
 from preftune.training.verification import Verified
 
-# TRL's name of a held-out metric, and ours in the `eval` map. Names that stand in neither are not kept.
-EVAL_NAMES = {
-    "eval_loss": "loss",
-    "eval_rewards/chosen": "rewards/chosen",
-    "eval_rewards/rejected": "rewards/rejected",
-    "eval_rewards/accuracies": "rewards/accuracies",
-    "eval_rewards/margins": "rewards/margins",
-    "eval_logratio/margin": "logratio_margin",
-    "eval_accuracy": "accuracy",
-    "eval_logps/chosen_per_token": "chosen_logp_per_token",
-    "eval_logps/rejected_per_token": "rejected_logp_per_token",
-}
-
-
-def eval_map(logged: Mapping[str, float], kl_to_reference: float | None) -> dict[str, Any]:
-    """Return the `eval` map from what an evaluation logged; None where there were no pairs to measure it on."""
-    named: dict[str, Any] = {ours: logged.get(theirs) for theirs, ours in EVAL_NAMES.items()}
-    return {**named, "kl_to_reference": kl_to_reference}
-
-
-def peak_memory_bytes() -> int:
-    """Return the most memory that this process held: of the GPU where there is one, else resident."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    unit = 1 if sys.platform == "darwin" else 1024  # Linux counts in KiB, macOS in bytes
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
 
 def summarise(
-    totals: Totals,
-    seconds: Mapping[str, float],
-    start: Mapping[str, float],
-    end: Mapping[str, float],
-    measured: MeasuredAnswers,
-    verified: Verified | None,
+    totals: Totals, seconds: Mapping[str, float], points: Points, verified: Verified | None
 ) -> dict[str, Any]:
     """Return what summary.json holds.
 
     Args:
         totals: What the trainer counted.
         seconds: Wall-clock seconds by stage.
-        start: What the evaluation before training logged.
-        end: What the evaluation after training logged.
-        measured: What sampled answers showed.
+        points: What the evaluations before, in and after the training came to.
         verified: What the run-time check compared; None where it was off.
     """
-    kl = measured.kl_to_reference
-    before = eval_map(start, None if kl is None else 0.0)
-    after = eval_map(end, None if kl is None else kl.mean)
-    spent = totals.seconds_in_reference
+    answers = points.last.answers
+    kl, wins, rewards = answers.kl_to_reference, answers.win_rate, answers.true_reward
+    training = seconds["train"] - totals.seconds_in_evaluation
     return {
         "loss_first": totals.loss_first,
         "loss_last": totals.loss_last,
         "steps": totals.steps,
-        "pairs_per_second": totals.pairs / seconds["train"],
-        "tokens_per_second": totals.tokens / seconds["train"],
+        "pairs_per_second": totals.pairs / training,
+        "tokens_per_second": totals.tokens / training,
         "peak_memory_bytes": peak_memory_bytes(),
-        "seconds": {**seconds, "train": seconds["train"] - spent, "reference": seconds["reference"] + spent},
-        "eval_start": before,
-        "eval": after,
+        "seconds": _stages(totals, seconds),
+        "eval_start": points.start.eval_map(),
+        "eval": points.last.eval_map(),
         "kl_to_reference": None if kl is None else kl.to_json(),
-        "true_reward": measured.true_reward,
+        "true_reward": None if rewards is None else {side: estimate.to_json() for side, estimate in rewards.items()},
+        "win_rate": None if wins is None else wins.to_json(),
+        "length_sampled": answers.length,
+        "length_sampled_reference": answers.length_reference,
+        "adapter_moved": points.last.moved,
+        "sources": sources_map(points.last.logged),
         "engine": totals.engine,
-        "verified": None if verified is None else _with_cost(verified, seconds["train"], totals.steps),
-        "verdict": judge(before, after).to_json(),
+        "verified": None if verified is None else _with_cost(verified, training, totals.steps),
+        "verdict": points.watch.final(points.trainer.state.max_steps).to_json(),
+        "verdicts": [entered.to_json() for entered in points.watch.entered],
+    }
+
+
+def _stages(totals: Totals, seconds: Mapping[str, float]) -> dict[str, float]:
+    """Return the seconds by stage; what the training spent on the reference and on evaluation is theirs."""
+    reference, evaluation = totals.seconds_in_reference, totals.seconds_in_evaluation
+    return {
+        **seconds,
+        "train": seconds["train"] - reference - evaluation,
+        "reference": seconds["reference"] + reference,
+        "evaluate": seconds["evaluate"] + evaluation,
     }
 
 

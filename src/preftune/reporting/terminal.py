@@ -57,10 +57,19 @@ def _changes(summary: Mapping[str, Any]) -> Table:
         if before is not None and after is not None:
             numbers = (f"{before:.4f}", f"{after:.4f}", f"{after - before:+.4f}")
             table.add_row(f"{name}, {unit}" if unit else name, *numbers)
+    if summary["length_sampled"] is not None:
+        lengths = summary["length_sampled_reference"], summary["length_sampled"]
+        table.add_row(
+            "length of sampled, tokens", *(f"{one:.1f}" for one in lengths), f"{lengths[1] - lengths[0]:+.1f}"
+        )
     if summary["true_reward"]:
         was, now = summary["true_reward"]["reference"], summary["true_reward"]["policy"]
         reward = [f"{one['mean']:.3f} ± {one['stderr']:.3f}" for one in (was, now)]
         table.add_row("true reward", *reward, f"{now['mean'] - was['mean']:+.3f}")
+    if summary["win_rate"]:
+        wins = summary["win_rate"]
+        end = f"{wins['mean']:.3f} ± {wins['stderr']:.3f}"
+        table.add_row("win rate over the reference", "0.500", end, f"{wins['mean'] - 0.5:+.3f}")
     return table
 
 

@@ -1,20 +1,13 @@
-"""What a run came to, in one word and one sentence."""
+"""What a run came to, in one word and one sentence; judged at each of its evaluation points."""
 
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-Word = Literal["healthy", "displaced", "collapsed", "saturated", "not_learning"]
+from preftune.reporting.settings import GuardSettings
 
-# Fall of the chosen answers' log-probability, in nats per token, from which a policy counts as displaced.
-DISPLACED = 0.5
-# Fall of both answers' log-probabilities, in nats per token, from which it counts as collapsed.
-COLLAPSED = 3.0
-# Accuracy on held-out pairs from which, with a loss below SATURATED_LOSS, nothing is left to learn.
-SATURATED = 0.99
-SATURATED_LOSS = 0.05
-# Rise of held-out accuracy over chance below which, with a margin not above 0, nothing was learned.
-LEARNED = 0.02
+Word = Literal["healthy", "displaced", "collapsed", "saturated", "not_learning"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,61 +22,129 @@ class Verdict:
         return asdict(self)
 
 
-def judge(start: Mapping[str, Any], end: Mapping[str, Any]) -> Verdict:
-    """Judge a run by its held-out metrics at start and end.
+@dataclass(frozen=True, slots=True)
+class Entered:
+    """A state with the step at which it was found."""
+
+    step: int
+    verdict: Verdict
+
+    def to_json(self) -> dict[str, Any]:
+        """Return step, word and sentence."""
+        return {"step": self.step, **self.verdict.to_json()}
+
+
+class Watch:
+    """Judges a run at its evaluation points.
+
+    Attributes:
+        verdict: The last one.
+        entered: The states in the order in which the run came into them.
+        stopped_at: The step at which a state ended the training; None where none did.
+    """
+
+    def __init__(self, guard: GuardSettings, start: Mapping[str, Any]) -> None:
+        """Judge by `guard`, against what was measured at the start."""
+        self.guard, self.start = guard, start
+        self.verdict: Verdict
+        self.entered: list[Entered] = []
+        self.stopped_at: int | None = None
+
+    def see(self, step: int, now: Mapping[str, Any], *, final: bool) -> Entered | None:
+        """Judge the run at a step, and return its state where it has just come into it."""
+        self.verdict = judge(self.start, now, self.guard, final=final)
+        if self.entered and self.entered[-1].verdict.word == self.verdict.word:
+            return None
+        self.entered.append(Entered(step, self.verdict))
+        return self.entered[-1]
+
+    def stops(self, step: int) -> bool:
+        """Say whether the training ends here, by `guard.stop_on`, and remember it."""
+        if self.verdict.word not in self.guard.stop_on:
+            return False
+        self.stopped_at = step
+        return True
+
+    def final(self, max_steps: int) -> Verdict:
+        """Return the last verdict, which says so where the training was stopped."""
+        if self.stopped_at is None:
+            return self.verdict
+        said = f"{self.verdict.sentence} Stopped at step {self.stopped_at} of {max_steps} by guard.stop_on."
+        return replace(self.verdict, sentence=said)
+
+
+def judge(start: Mapping[str, Any], end: Mapping[str, Any], guard: GuardSettings, *, final: bool = True) -> Verdict:
+    """Judge a run by its held-out metrics at the start and later.
+
+    The loss is read on the scale of the sigmoid loss, which starts at ln 2: a loss that starts at more, such as
+    `ipo` with its squared distances or `hinge` with its 1, is scaled down to that. A loss that starts at less is
+    taken as it is, and so a run that goes on from a trained adapter is not held to a smaller one.
 
     Args:
         start: `loss`, `accuracy`, `logratio_margin`, `chosen_logp_per_token`, `rejected_logp_per_token`; None for what
             there was nothing to measure on.
-        end: The same, after training.
+        end: The same, later.
+        guard: The thresholds.
+        final: Whether the training is over. Before, that nothing is learned yet is no news.
     """
     chosen = _change(start, end, "chosen_logp_per_token")
     rejected = _change(start, end, "rejected_logp_per_token")
-    accuracy, margin = end["accuracy"], end["logratio_margin"]
-    if chosen <= -COLLAPSED and rejected <= -COLLAPSED:
+    if chosen < -guard.collapsed and rejected < -guard.collapsed:
         return Verdict(
             "collapsed",
             f"Both answers became unlikely (chosen {chosen:+.2f}, rejected {rejected:+.2f} nats per token): the "
             "policy left its language behind. Lower the learning rate or raise beta.",
         )
-    if chosen <= -DISPLACED:
+    if chosen < -guard.displaced:
         return Verdict(
             "displaced",
             f"The chosen answers themselves became less likely ({chosen:+.2f} nats per token): probability went to "
             "answers that are in neither column. Lower the learning rate or raise beta.",
         )
-    if accuracy is None:
-        return _judge_loss(start["loss"], end["loss"])
-    if accuracy >= SATURATED and end["loss"] <= SATURATED_LOSS:
+    if end["accuracy"] is None:
+        return _judge_loss(start["loss"], end["loss"], final=final)
+    return _judge_pairs(start, end, guard, chosen, final=final)
+
+
+def _judge_pairs(
+    start: Mapping[str, Any], end: Mapping[str, Any], guard: GuardSettings, chosen: float, *, final: bool
+) -> Verdict:
+    accuracy, margin, loss = end["accuracy"], end["logratio_margin"], end["loss"]
+    so_far = f"Held-out accuracy is {accuracy:.3f} (chance is 0.5) with a margin of {margin:+.3f} nats"
+    if accuracy >= guard.saturated_accuracy and loss <= guard.saturated_loss * max(1.0, start["loss"] / math.log(2)):
         return Verdict(
             "saturated",
-            f"Held-out accuracy is {accuracy:.3f} at a loss of {end['loss']:.3f}: nothing is left to learn from these "
+            f"Held-out accuracy is {accuracy:.3f} at a loss of {loss:.3f}: nothing is left to learn from these "
             "pairs. Train less, or look whether something in the answers gives the label away.",
         )
-    if accuracy < 0.5 + LEARNED or margin <= 0:
+    if accuracy >= 0.5 + guard.learned and margin > 0:
         return Verdict(
-            "not_learning",
-            f"Held-out accuracy is {accuracy:.3f} (chance is 0.5) with a margin of {margin:+.3f} nats: the policy did "
-            "not learn these preferences. Train longer, raise the learning rate, or look at the labels.",
+            "healthy",
+            f"Held-out accuracy rose to {accuracy:.3f} with a margin of {margin:+.3f} nats; chosen answers moved by "
+            f"{chosen:+.3f} nats per token.",
         )
+    if not final:
+        return Verdict("healthy", f"{so_far} so far.")
     return Verdict(
-        "healthy",
-        f"Held-out accuracy rose to {accuracy:.3f} with a margin of {margin:+.3f} nats; chosen answers moved by "
-        f"{chosen:+.3f} nats per token.",
+        "not_learning",
+        f"{so_far}: the policy did not learn these preferences. Train longer, raise the learning rate, or look at the "
+        "labels.",
     )
 
 
-def _judge_loss(start: float, end: float) -> Verdict:
+def _judge_loss(start: float, end: float, *, final: bool) -> Verdict:
     """Judge where there are no pairs, and so no accuracy."""
-    if end >= start:
+    if end < start:
         return Verdict(
-            "not_learning",
-            f"Held-out loss went from {start:.3f} to {end:.3f}: the policy did not learn these labels. Train longer, "
-            "raise the learning rate, or look at the labels.",
+            "healthy",
+            f"Held-out loss fell from {start:.3f} to {end:.3f}; without pairs there is no accuracy to judge by.",
         )
+    if not final:
+        return Verdict("healthy", f"Held-out loss went from {start:.3f} to {end:.3f} so far.")
     return Verdict(
-        "healthy",
-        f"Held-out loss fell from {start:.3f} to {end:.3f}; without pairs there is no accuracy to judge by.",
+        "not_learning",
+        f"Held-out loss went from {start:.3f} to {end:.3f}: the policy did not learn these labels. Train longer, "
+        "raise the learning rate, or look at the labels.",
     )
 
 

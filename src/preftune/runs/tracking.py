@@ -45,6 +45,10 @@ class Tracker(Protocol):
         """Record what the run came to."""
         ...
 
+    def alert(self, title: str, text: str) -> None:
+        """Tell a person who is not at the terminal."""
+        ...
+
     def finish(self, exit_code: int) -> None:
         """End the tracked run; 0 is success. Returns in bounded time."""
         ...
@@ -85,6 +89,9 @@ class _Nobody:
     def summarise(self, summary: Mapping[str, object]) -> None:
         pass
 
+    def alert(self, title: str, text: str) -> None:
+        pass
+
     def finish(self, exit_code: int) -> None:
         pass
 
@@ -110,6 +117,9 @@ class _TensorBoard:
 
     def summarise(self, summary: Mapping[str, object]) -> None:
         self._add_text("summary", summary)
+
+    def alert(self, title: str, text: str) -> None:
+        self._add_text(f"alert/{title}", text)
 
     def finish(self, exit_code: int) -> None:
         self._add_text("exit_code", exit_code)
@@ -148,6 +158,10 @@ class _Wandb:
     def summarise(self, summary: Mapping[str, object]) -> None:
         with self._losing_touch():
             self._run.summary.update(dict(summary))
+
+    def alert(self, title: str, text: str) -> None:
+        with self._losing_touch():
+            self._run.alert(title=title, text=text, level="WARN")
 
     def finish(self, exit_code: int) -> None:
         with self._losing_touch():

@@ -51,6 +51,20 @@ class StepEnd(TrainerCallback):  # type: ignore[misc, no-any-unimported, unused-
         self.act()
 
 
+class TrainBegin(TrainerCallback):  # type: ignore[misc, no-any-unimported, unused-ignore]
+    """Calls something before the first step."""
+
+    def __init__(self, act: Callable[[], None]) -> None:
+        """Keep what to call."""
+        self.act = act
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Call it."""
+        self.act()
+
+
 class GradientGuard(TrainerCallback):  # type: ignore[misc, no-any-unimported, unused-ignore]
     """Stops the run before the optimizer moves on a gradient that is not finite."""
 

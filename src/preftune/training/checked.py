@@ -13,10 +13,11 @@ from rich.text import Text
 from torch import Tensor, nn
 
 from preftune.training import verification
-from preftune.training.sides import Sides, dropout_is_live
+from preftune.training.measured import MeasuredTraining
+from preftune.training.sides import dropout_is_live
 
 
-class CheckedTraining(Sides):
+class CheckedTraining(MeasuredTraining):
     """The check around the stock training step; stands before a trainer of TRL among the bases of a class.
 
     The class gives `_score_apart`, which scores a batch without a trace in its counts, and `_scratch_side`; it calls

@@ -6,7 +6,7 @@ settled with the rows, in `preftune.tokens.answers`, and so holds for every epoc
 
 import copy
 import time
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from preftune.training.kto_verification import AnswerLoss, AnswerSide
 from preftune.training.loss_settings import KtoSettings
 from preftune.training.preparation import Prepared
 from preftune.training.settings import TrainSettings
+from preftune.training.sources import Sources
 
 
 def build_trainer(
@@ -92,9 +93,9 @@ class AnswerTrainer(CheckedTraining, KTOTrainer):
         self.take_over(trained, reference)
         self.check_every(verify)
         self.pairs = self.answers = answers
+        self.prepared = prepared
         self.cost, self.scratch_cost = answer_loss, from_scratch
         self.answers_seen = 0
-        self._evaluated: list[AnswerLogps] = []
 
     def compute_loss(
         self,
@@ -115,19 +116,28 @@ class AnswerTrainer(CheckedTraining, KTOTrainer):
             self._before_update(logps.detach(), losses.detach(), inputs)
             self.keep_for_check(logps, losses.mean(), stock, tokens, inputs["completion_mask"])
         else:
-            self._evaluated.append(logps.detach())
+            self.keep_evaluated(logps.detach(), inputs["row"])
             self._refuse_not_finite(losses, inputs, "eval")
         return losses.mean()
 
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Over an evaluation take every mean, and the shift of the whole, over all answers and not over batches."""
-        if not self.model.training and self._evaluated:
-            logps = AnswerLogps.concatenate(self._evaluated)
-            exact = metrics.answer_metrics(logps, self.beta, paired=self.answers["eval"].paired)
-            exact["loss"] = self.cost(logps).double().mean().item()
-            self._metrics["eval"].update({name: [value] for name, value in exact.items()})
-            self._evaluated = []
-        super().log(logs, start_time)
+    @cached_property
+    def sources(self) -> Sources:
+        """The sources of the held-out pairs."""
+        return Sources.of(self.prepared.pairs.held_out)
+
+    def _training_metrics(self, logps: AnswerLogps) -> dict[str, float]:
+        return metrics.answer_metrics(logps)
+
+    def _evaluation_metrics(self, sums: AnswerLogps, rows: Tensor, own: AnswerLogps) -> dict[str, float]:
+        """Of pairs where there are such; the shift is that of the whole."""
+        exact = {**metrics.answer_reward_metrics(sums, self.beta), "loss": self.cost(own).double().mean().item()}
+        if not self.answers["eval"].paired:
+            return exact | metrics.answer_metrics(sums)
+        pairs = metrics.pairs_of(sums)
+        if self.sources.names:
+            places = torch.from_numpy(self.answers["eval"].places)[rows.cpu()[0::2]]
+            exact |= metrics.source_metrics(pairs, self.sources.at(places), self.sources.names)
+        return exact | metrics.pair_metrics(pairs) | metrics.reward_metrics(pairs, self.beta)
 
     def _score(self, model: nn.Module, inputs: dict[str, Tensor], split: str) -> tuple[AnswerLogps, Tensor, Tensor]:
         """Return the record of a batch, TRL's own loss of it, and the log-probabilities of tokens behind both."""
@@ -162,6 +172,7 @@ class AnswerTrainer(CheckedTraining, KTOTrainer):
         self.count(losses, inputs)
         if self.state.global_step == 0 and self.starts_at_reference:
             kto_verification.check_first_step(logps, self.cost, self.precision)
+        self.keep_trained(logps)
         self.answers_seen += len(losses)
         self.pairs_seen = self.answers_seen // 2  # two answers count as a pair
 

@@ -22,6 +22,7 @@ class Totals:
         pairs: Pairs seen, each as often as it came.
         tokens: Tokens of prompts and answers in those pairs; a prompt counts once for each answer.
         seconds_in_reference: Wall-clock seconds spent on the reference while training.
+        seconds_in_evaluation: Wall-clock seconds spent on evaluation while training.
         engine: What computed the log-probabilities: `trl` or `shared`.
     """
 
@@ -31,7 +32,12 @@ class Totals:
     pairs: int
     tokens: int
     seconds_in_reference: float
+    seconds_in_evaluation: float
     engine: str
+
+
+# Spread of a margin, in nats, up to which it is constant: float32 rounds sums of log-probabilities as far.
+_ROUNDING = 1e-4
 
 
 def pair_metrics(logps: PairLogps) -> dict[str, float]:
@@ -41,17 +47,71 @@ def pair_metrics(logps: PairLogps) -> dict[str, float]:
         logps: Log-probabilities of `B` pairs, with lengths.
 
     Returns:
-        `logratio/margin`: mean margin, in nats. `accuracy`: share of pairs with a positive margin, a tie counting
-        one half. `logps/chosen_per_token`, `logps/rejected_per_token`: mean over tokens under the policy, in nats.
+        `logratio/margin`: mean margin, and `_p05`, `_p50`, `_p95`: its quantiles over the pairs, between neighbours by
+        a line, in nats. `logratio/length_correlation`: Pearson's, of the margin with how many tokens the chosen answer
+        is longer, in [-1, 1]; left out where either is constant. `accuracy`: share of pairs with a positive margin, a
+        tie counting one half. Of the chosen and the rejected answers what `side_metrics` returns.
     """
-    margin = logps.margin().double()
+    margin = logps.margin().double().cpu()
     chosen_lengths, rejected_lengths = logps.lengths()
+    quantiles = margin.quantile(torch.tensor([0.05, 0.5, 0.95], dtype=torch.float64)).tolist()
+    correlation = _correlation(margin, (chosen_lengths - rejected_lengths).double().cpu())
     return {
         "logratio/margin": margin.mean().item(),
-        "accuracy": ((torch.sign(margin) + 1) / 2).mean().item(),
-        "logps/chosen_per_token": _per_token(logps.policy_chosen, chosen_lengths),
-        "logps/rejected_per_token": _per_token(logps.policy_rejected, rejected_lengths),
+        **dict(zip(("logratio/margin_p05", "logratio/margin_p50", "logratio/margin_p95"), quantiles, strict=True)),
+        **({} if correlation is None else {"logratio/length_correlation": correlation}),
+        "accuracy": _accuracy(margin),
+        **side_metrics("chosen", logps.policy_chosen, logps.reference_chosen, chosen_lengths),
+        **side_metrics("rejected", logps.policy_rejected, logps.reference_rejected, rejected_lengths),
     }
+
+
+def side_metrics(side: str, policy: Tensor, reference: Tensor, lengths: Tensor) -> dict[str, float]:
+    """Measure the answers of one side without beta.
+
+    Args:
+        side: `chosen` or `rejected`.
+        policy: Their log-probabilities under the policy, of shape `(B,)`, in nats.
+        reference: The same under the reference.
+        lengths: Their tokens, of shape `(B,)`.
+
+    Returns:
+        `logps/<side>_per_token`: mean over tokens under the policy, and `_change`, by how much that differs from the
+        reference's, in nats. `length/<side>`: mean, in tokens. Of the chosen also `kl/chosen`, the mean log-ratio in
+        nats an answer, and `logratio/chosen_falls`, the share of answers less likely than under the reference.
+    """
+    policy, reference, lengths = (each.double().cpu() for each in (policy, reference, lengths))
+    change = policy - reference
+    found = {
+        f"logps/{side}_per_token": (policy.sum() / lengths.sum()).item(),
+        f"logps/{side}_per_token_change": (change.sum() / lengths.sum()).item(),
+        f"length/{side}": lengths.mean().item(),
+    }
+    if side == "chosen":
+        found |= {"kl/chosen": change.mean().item(), "logratio/chosen_falls": (change < 0).double().mean().item()}
+    return found
+
+
+def source_metrics(logps: PairLogps, numbers: Tensor, names: Sequence[str]) -> dict[str, float]:
+    """Measure the pairs of each source apart.
+
+    Args:
+        logps: Log-probabilities of `B` pairs.
+        numbers: The place of each pair's source in `names`, of shape `(B,)`.
+        names: What the sources are called.
+
+    Returns:
+        `sources/<name>/accuracy`, `/margin` (mean, in nats) and `/pairs`, of each source that has pairs.
+    """
+    margin = logps.margin().double().cpu()
+    found = {}
+    for number, name in enumerate(names):
+        its = margin[numbers.cpu() == number]
+        if len(its):
+            found[f"sources/{name}/accuracy"] = _accuracy(its)
+            found[f"sources/{name}/margin"] = its.mean().item()
+            found[f"sources/{name}/pairs"] = float(len(its))
+    return found
 
 
 def term_metrics(objective: Objective, logps: PairLogps) -> dict[str, float]:
@@ -85,34 +145,41 @@ def reward_metrics(logps: PairLogps, beta: float) -> dict[str, float]:
     }
 
 
-def answer_metrics(logps: AnswerLogps, beta: float, *, paired: bool) -> dict[str, float]:
-    """Measure single answers by the names that pairs are measured by.
-
-    Args:
-        logps: Log-probabilities of the answers; where `paired`, chosen and rejected of each pair in turn.
-        beta: Reward for a nat of log-ratio.
-        paired: Whether there are pairs to measure: accuracies and the margin of log-ratios are of pairs alone.
+def answer_metrics(logps: AnswerLogps) -> dict[str, float]:
+    """Measure single answers without beta: of the desirable ones as of chosen, of the others as of rejected.
 
     Returns:
-        As `pair_metrics` and `reward_metrics`; without pairs what is of chosen (desirable) or rejected answers alone,
-        as far as there are such, and as `rewards/margins` the difference of their means. `kl`: mean log-ratio of the
-        mismatched answers, in nats, at least 0.
+        Of each side that has answers what `side_metrics` returns.
     """
-    shift = {"kl": logps.mismatched_logratio().mean().clamp(min=0).item()}
-    if paired:
-        sides = (logps.policy, logps.reference, logps.lengths)
-        (policy, reference, lengths) = ((side[0::2], side[1::2]) for side in sides)
-        pairs = PairLogps(*policy, *reference, *lengths)
-        return pair_metrics(pairs) | reward_metrics(pairs, beta) | shift
-    found = shift
+    found: dict[str, float] = {}
+    for name, side in (("chosen", logps.desirable), ("rejected", ~logps.desirable)):
+        if bool(side.any()):
+            found |= side_metrics(name, logps.policy[side], logps.reference[side], logps.lengths[side])
+    return found
+
+
+def answer_reward_metrics(logps: AnswerLogps, beta: float) -> dict[str, float]:
+    """Measure single answers as TRL does, by TRL's names.
+
+    Returns:
+        As `reward_metrics` of each side that has answers, and as `rewards/margins` the difference of their means.
+        `kl`: mean log-ratio of the mismatched answers, in nats, at least 0.
+    """
+    found = {"kl": logps.mismatched_logratio().mean().clamp(min=0).item()}
     for name, side in (("chosen", logps.desirable), ("rejected", ~logps.desirable)):
         if bool(side.any()):
             found[f"rewards/{name}"] = beta * logps.logratio()[side].mean().item()
             found[f"logps/{name}"] = logps.policy[side].mean().item()
-            found[f"logps/{name}_per_token"] = _per_token(logps.policy[side], logps.lengths[side])
     if {"rewards/chosen", "rewards/rejected"} <= found.keys():
         found["rewards/margins"] = found["rewards/chosen"] - found["rewards/rejected"]
     return found
+
+
+def pairs_of(logps: AnswerLogps) -> PairLogps:
+    """Return the record of the pairs whose chosen and rejected answers stand in turn."""
+    sides = (logps.policy, logps.reference, logps.lengths)
+    (policy, reference, lengths) = ((side[0::2], side[1::2]) for side in sides)
+    return PairLogps(*policy, *reference, *lengths)
 
 
 def merge(collected: Mapping[str, list[float]], shares: Sequence[float]) -> None:
@@ -123,5 +190,11 @@ def merge(collected: Mapping[str, list[float]], shares: Sequence[float]) -> None
             values[-len(shares) :] = [sum(value * share for value, share in zip(last, shares, strict=True))]
 
 
-def _per_token(sums: Tensor, lengths: Tensor) -> float:
-    return (sums.double().sum() / lengths.double().sum()).item()
+def _accuracy(margin: Tensor) -> float:
+    return ((torch.sign(margin) + 1) / 2).mean().item()
+
+
+def _correlation(margin: Tensor, longer: Tensor) -> float | None:
+    if len(margin) < 2 or margin.std() < _ROUNDING or not bool(longer.std()):
+        return None
+    return torch.corrcoef(torch.stack([margin, longer]))[0, 1].item()

@@ -34,6 +34,7 @@ class Sides:
         pairs_seen: Pairs trained on, each as often as it came.
         tokens_seen: Tokens of prompts and answers in those.
         seconds_in_reference: Wall-clock seconds spent on the reference while training.
+        seconds_in_evaluation: Wall-clock seconds spent on evaluation while training.
         starts_at_reference: Whether the policy is its reference before the first update.
         console: Where the bars are drawn.
     """
@@ -50,6 +51,7 @@ class Sides:
     pairs_seen: int
     tokens_seen: int
     seconds_in_reference: float
+    seconds_in_evaluation: float
 
     def take_over(self, trained: Mapping[str, Tensor], reference: str) -> None:
         """Mend what TRL's own set-up did to the models, and begin to count.
@@ -67,7 +69,8 @@ class Sides:
             self.model.delete_adapter("ref")
         self.precompute_ref_logps = True  # the stock loss reads the reference from the batch: _score puts it there
         self.starts_at_reference = not is_adapter or reference == "adapter" or _adds_nothing(self.model)
-        self.seconds_in_reference = 0.0
+        self.seconds_in_reference = self.seconds_in_evaluation = 0.0
+        self._sinks: tuple[Sink, ...] = ()
         self.pairs_seen = self.tokens_seen = 0
         self.first_losses = []
         self._rows_of_step: list[int] = []
@@ -96,7 +99,13 @@ class Sides:
 
     def report_to(self, on_step: OnStep, *sinks: Sink) -> None:
         """Tell `on_step` after each optimizer step how many are done, of how many; hand each log event to `sinks`."""
+        self._sinks = sinks
         self.add_callback(Reporter(on_step, sinks))
+
+    def report(self, measured: Mapping[str, float]) -> None:
+        """Hand what was measured beside the trainer's own events to the sinks, at the step that is done."""
+        for sink in self._sinks:
+            sink(measured, self.state.global_step)
 
     def totals(self) -> metrics.Totals:
         """Return what was counted; for after training."""
@@ -107,6 +116,7 @@ class Sides:
             pairs=self.pairs_seen,
             tokens=self.tokens_seen,
             seconds_in_reference=self.seconds_in_reference,
+            seconds_in_evaluation=self.seconds_in_evaluation,
             engine=self.engine.name,
         )
 

@@ -7,6 +7,7 @@ through, with those of the reference, and lets the run's own objective decide wh
 import copy
 import time
 from contextlib import nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from preftune.training.preparation import Prepared
 from preftune.training.referenced import ReferencedTraining
 from preftune.training.scratch_side import PairSide
 from preftune.training.settings import TrainSettings
+from preftune.training.sources import Sources
 
 
 def build_trainer(
@@ -130,7 +132,6 @@ class PairTrainer(ReferencedTraining, DPOTrainer):
         self.cost, self.scratch_cost = objective, objective.from_scratch
         self.pairs = {"train": prepared.pairs.stream or prepared.pairs.train, "eval": prepared.pairs.held_out}
         self.extras = {split: extras.Extras(pairs.extras(), reads) for split, pairs in self.pairs.items()}
-        self._evaluated: list[PairLogps] = []
         self.add_callback(StepEnd(objective.advance))
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
@@ -180,20 +181,23 @@ class PairTrainer(ReferencedTraining, DPOTrainer):
             tokens = passes[0].outputs.log_probs
             self.keep_for_check(logps, losses.mean(), stock, tokens, inputs["completion_mask"])
         else:
-            self._evaluated.append(logps.detach())
+            self.keep_evaluated(logps.detach(), inputs["row"])
             self._refuse_not_finite(losses, inputs, "eval")
         return losses.mean()
 
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the beta-free metrics; over an evaluation every mean is taken over pairs, not over batches."""
-        if not self.model.training and self._evaluated:
-            logps = PairLogps.concatenate(self._evaluated)
-            exact = metrics.pair_metrics(logps) | metrics.reward_metrics(logps, self.beta)
-            exact |= metrics.term_metrics(self.objective, logps)
-            exact["loss"] = self.objective(logps).double().mean().item()
-            self._metrics["eval"].update({name: [value] for name, value in exact.items()})
-            self._evaluated = []
-        super().log(logs, start_time)
+    @cached_property
+    def sources(self) -> Sources:
+        """The sources of the held-out pairs."""
+        return Sources.of(self.prepared.pairs.held_out, self.extras["eval"].columns.get("source"))
+
+    def _training_metrics(self, logps: PairLogps) -> dict[str, float]:
+        return metrics.pair_metrics(logps)
+
+    def _evaluation_metrics(self, sums: PairLogps, rows: Tensor, own: PairLogps) -> dict[str, float]:
+        exact = metrics.pair_metrics(sums) | metrics.reward_metrics(sums, self.beta)
+        if self.sources.names:
+            exact |= metrics.source_metrics(sums, self.sources.at(rows), self.sources.names)
+        return exact | metrics.term_metrics(self.objective, own) | {"loss": self.objective(own).double().mean().item()}
 
     def _score(
         self, model: nn.Module, inputs: dict[str, Tensor], split: str
@@ -245,8 +249,8 @@ class PairTrainer(ReferencedTraining, DPOTrainer):
             verification.check_first_step(logps, self.objective, self.precision)
         self.objective.observe(logps)
         self.pairs_seen += len(losses)
-        measured = metrics.pair_metrics(logps) | metrics.term_metrics(self.objective, logps)
-        for name, value in measured.items():
+        self.keep_trained(logps)
+        for name, value in metrics.term_metrics(self.objective, logps).items():
             self._metrics["train"][name].append(value)
 
 

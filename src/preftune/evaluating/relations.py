@@ -1,0 +1,33 @@
+"""What must hold between the evaluation points of a run and its other settings."""
+
+from collections.abc import Callable
+
+from preftune.evaluating.settings import EvaluateSettings
+from preftune.reporting.settings import GuardSettings
+from preftune.training.settings import TrainSettings
+
+
+def _a_guard_has_points_to_stop_at(guard: GuardSettings, evaluate: EvaluateSettings) -> str | None:
+    if guard.stop_on and evaluate.points < 2:
+        return (
+            "evaluate.points must be at least 2 where guard.stop_on names a state, which is judged at points on the "
+            f"way, got {evaluate.points}"
+        )
+    return None
+
+
+def _evaluation_moves_no_schedule(evaluate: EvaluateSettings, train: TrainSettings) -> str | None:
+    schedule = train.dpo.get("lr_scheduler_type")
+    if schedule in ("reduce_lr_on_plateau", "greedy") and evaluate.points > 1:
+        return (
+            f"evaluate.points must be 1 where train.lr_scheduler_type is {schedule}, which moves the learning rate at "
+            f"each evaluation, got {evaluate.points}; train.eval_steps says when"
+        )
+    return None
+
+
+OF_EVALUATION: tuple[Callable[..., str | None], ...] = (
+    _a_guard_has_points_to_stop_at,
+    _evaluation_moves_no_schedule,
+)
+"""Each takes settings by name and returns what is wrong with them, if anything is."""
