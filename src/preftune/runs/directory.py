@@ -23,6 +23,7 @@ from filelock import FileLock, Timeout
 from preftune.refusals import Interrupted, Refusal, RunFailed
 from preftune.reporting.pair_report import PairReport
 from preftune.reporting.pairs_page import pairs_page
+from preftune.reporting.run_page import run_page
 from preftune.runs.files import line, read_json, replace, write_json, write_text
 
 State = Literal["running", "complete", "preempted", "failed"]
@@ -199,6 +200,7 @@ class RunDirectory:
             self._end_early("failed", f"{type(error).__name__}: {error}")
             raise
         self._mark(state="complete", ended=_now())
+        write_text(self.path / "report.html", run_page(self.path))
 
     def progress(self, step: int, max_steps: int) -> None:
         """Record how many optimizer steps are done."""
@@ -250,6 +252,7 @@ class RunDirectory:
     def _end_early(self, state: State, reason: str) -> None:
         with contextlib.suppress(OSError):  # a full disk must not hide the exception that ends the run
             self._mark(state=state, reason=reason, ended=_now())
+            write_text(self.path / "report.html", run_page(self.path))
 
     def _refuse_another_run(self) -> None:
         manifest = read_json(self.path / "manifest.json")

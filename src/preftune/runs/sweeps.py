@@ -22,6 +22,11 @@ from rich.text import Text
 
 from preftune.caches import key_of
 from preftune.refusals import Interrupted, Refusal, RunFailed
+from preftune.reporting.comparison import read_sweep
+from preftune.reporting.comparison_files import write_comparison
+from preftune.reporting.comparison_terminal import print_comparison
+from preftune.reporting.measures import MEASURES, OBJECTIVES
+from preftune.reporting.run_files import read_run_files
 from preftune.runs.directory import RunDirectory
 from preftune.runs.files import read_json, write_json
 from preftune.runs.identity import identity
@@ -104,11 +109,12 @@ class Sweep:
             return int(job["number"])
 
     def conclude(self, started: float) -> list[dict[str, Any]]:
-        """Close the record and return its jobs."""
+        """Close the record, show and write what the sweep came to, and return its jobs."""
         sweep = self.read()
-        write_json(
-            self.file, {**sweep, "ended": _now(), "seconds": round(time.monotonic() - started, 1), "concluded": True}
-        )
+        seconds = round(time.monotonic() - started, 1)
+        write_json(self.file, {**sweep, "ended": _now(), "seconds": seconds, "concluded": True})
+        comparison = read_sweep(self.directory)
+        print_comparison(comparison, write_comparison(self.directory, comparison))
         jobs: list[dict[str, Any]] = sweep["jobs"]
         return jobs
 
@@ -204,14 +210,11 @@ def do_job(recipe: str, resolved: Mapping[str, Any]) -> float | None:
 
 def objective_of(path: Path, objective: str) -> float | None:
     """Return what a complete run came to by `objective`; None where that was not measured."""
-    summary = read_json(path / "summary.json") or {}
+    run = read_run_files(path)
     if objective == "auto":
-        objective = "true_reward.policy.mean" if summary["true_reward"] else "eval.accuracy"
-    found: Any = summary
-    for name in objective.split("."):
-        found = None if found is None else found[name]
-    value: float | None = found["mean"] if isinstance(found, dict) else found
-    return value
+        objective = "true_reward.policy.mean" if MEASURES["true_reward"].of(run) else "eval.accuracy"
+    measured = MEASURES[OBJECTIVES[objective]].of(run)
+    return None if measured is None else measured.value
 
 
 def _run(recipe: str, resolved: Mapping[str, Any], told: "_Told") -> tuple[Path, bool, int]:
