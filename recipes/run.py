@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from preftune import command_line, config
+from preftune.reporting import terminal
 from preftune.runs import environment, sweeps
 from preftune.runs.directory import RunDirectory
 from preftune.runs.exits import exits
@@ -25,8 +26,6 @@ def run(resolved: dict[str, Any]) -> None:
         previous = directory.previous()
         environment.settle()
         if previous and previous.complete:
-            from preftune.reporting import terminal
-
             return terminal.print_complete(directory.path, previous, directory.samples())
         directory.start(resolved, {})
         with directory.running(), tracking(choices.track, directory.path, resolved, not choices.dry_run) as tracker:
@@ -37,7 +36,7 @@ def train(run: config.Config, directory: RunDirectory, tracker: Tracker) -> None
     """Prepare, train, report. What is heavy is imported here, after the choices were checked."""
     from preftune.evaluating.points import Points
     from preftune.models.policy import save_policy
-    from preftune.reporting import pairs, plan, summary, terminal
+    from preftune.reporting import pairs, plan, summary
     from preftune.training import memory, methods, preparation
 
     seconds = Stages()
@@ -70,14 +69,8 @@ def train(run: config.Config, directory: RunDirectory, tracker: Tracker) -> None
 
 @hydra.main(version_base="1.3", config_path=str(CHOICES), config_name="run")
 def main(choices: DictConfig) -> float | None:
-    """Do one run, or one job of a sweep, which has a process of its own and a value to rank it by."""
-    with exits():
-        config.load(choices)
-        resolved: Any = OmegaConf.to_container(choices, resolve=True)
-        if sweeps.is_job(resolved):
-            return sweeps.do_job("recipes.run", resolved)
-        run(resolved)
-    return None
+    """Do one run here, or one job of a sweep in a process of its own."""
+    return sweeps.launch("recipes.run", run, config.resolved(choices))
 
 
 if __name__ == "__main__":

@@ -36,6 +36,16 @@ LONG = (*SMALL, "train.max_steps=100000")
 OF_THE_MACHINE = ("speed/", "memory/", "runtime", "per_second", "_time")
 
 
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Share the toy's model with other tests, and nothing else that is kept."""
+    toy = Path(os.environ["PREFTUNE_CACHE"]) / "toy"
+    toy.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "toy").symlink_to(toy)
+    monkeypatch.setenv("PREFTUNE_CACHE", str(tmp_path / "cache"))
+
+
 def sweep(*arguments: str, cwd: Path) -> tuple[int, str, str]:
     process = command(*arguments, cwd=cwd)
     printed, errors = process.communicate(timeout=550)
@@ -104,7 +114,8 @@ def test_a_job_of_a_sweep_leaves_the_bits_of_its_solo_run(tmp_path: Path) -> Non
     assert [job["axes"]["loss.beta"] for job in found["jobs"]] == [0.05, 0.1]
     assert found["concluded"]
     assert "2/2  loss.beta=0.1  complete" in printed
-    job = tmp_path / found["jobs"][1]["directory"]
+    first, job = (tmp_path / one["directory"] for one in found["jobs"])
+    assert [read(one / "summary.json")["reference_computed"] for one in (first, job)] == [64, 0]
     assert "margin of log-ratios" in (job / "output.log").read_text()
     code, _, errors = sweep("loss.beta=0.1", *SMALL, "run.dir=solo", cwd=tmp_path)
     assert code == 0, errors
@@ -131,7 +142,10 @@ def test_the_first_failure_keeps_the_rest_from_running_where_that_is_asked(tmp_p
 def test_jobs_run_beside_one_another_and_share_one_reference(launcher: tuple[str, ...], tmp_path: Path) -> None:
     code, _, errors = sweep("-m", "loss.beta=0.05,0.1", *launcher, *SMALL, cwd=tmp_path)
     assert code == 0, errors
-    assert [job["state"] for job in record(tmp_path)["jobs"]] == ["complete", "complete"]
+    jobs = record(tmp_path)["jobs"]
+    assert [job["state"] for job in jobs] == ["complete", "complete"]
+    computed = [read(tmp_path / job["directory"] / "summary.json")["reference_computed"] for job in jobs]
+    assert sorted(computed) == [0, 64]
 
 
 def test_optuna_goes_on_where_it_stopped(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ import pytest
 from preftune.refusals import Refusal, RunFailed
 from preftune.runs import slots
 from preftune.runs.search import complete_trials, search_overrides
-from preftune.runs.sweeps import Sweep, sweeping, varied
+from preftune.runs.sweep_record import Sweep
+from preftune.runs.sweeps import sweeping, varied
 
 JOBS: Any = [
     ([f"loss.beta={beta}", "seed=3"], {"loss": {"beta": beta}, "sweep": {"name": None, "objective": "auto"}})

@@ -68,12 +68,17 @@ class Config(Settings):
         return self
 
 
-def load(choices: DictConfig) -> Config:
-    """Return the record of a composed run, or refuse it with every fault at once."""
+def resolved(choices: DictConfig) -> dict[str, Any]:
+    """Return the values of a composed run, or refuse it with every fault at once."""
     refuse_all(forbidden(choices))
     values: Any = OmegaConf.to_container(choices, resolve=True)
     refuse_all(faults(values))
-    return Config.model_validate(values)
+    return dict(values)
+
+
+def load(choices: DictConfig) -> Config:
+    """Return the record of a composed run, or refuse it with every fault at once."""
+    return Config.model_validate(resolved(choices))
 
 
 def faults(values: Mapping[str, Any]) -> list[str]:

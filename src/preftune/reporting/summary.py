@@ -41,6 +41,7 @@ def summarise(
         "length_sampled_reference": answers.length_reference,
         "adapter_moved": points.last.moved,
         "sources": sources_map(points.last.logged),
+        "reference_computed": totals.reference_computed,
         "engine": totals.engine,
         "verified": None if verified is None else _with_cost(verified, training, totals.steps),
         "verdict": points.watch.final(points.trainer.state.max_steps).to_json(),

@@ -1,19 +1,17 @@
-"""A sweep: what varies, its jobs one by one, and how each of them ended. Its record is `sweeps/<name>/sweep.json`.
+"""A sweep and its jobs: each is a run with a directory and a process of its own.
 
-Every job is a run with a directory of its own; starting the same sweep again does only what is not complete.
+Starting the same sweep again does only what is not complete.
 """
 
 import multiprocessing
 import re
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from rich.console import Console
@@ -28,95 +26,22 @@ from preftune.reporting.comparison_terminal import print_comparison
 from preftune.reporting.measures import MEASURES, OBJECTIVES
 from preftune.reporting.run_files import read_run_files
 from preftune.runs.directory import RunDirectory
-from preftune.runs.files import read_json, write_json
+from preftune.runs.exits import exits
+from preftune.runs.files import read_json
 from preftune.runs.identity import identity
 from preftune.runs.jobs import run_alone
 from preftune.runs.opening import open_run
 from preftune.runs.search import search_overrides
+from preftune.runs.sweep_record import Sweep
 
 _ENDED_WELL = "complete"
 _OF_CODE = {0: "complete", 143: "preempted"}
-
-
-def is_job(resolved: Mapping[str, Any]) -> bool:
-    """Tell whether Hydra runs a job of a sweep now, which trains."""
-    return HydraConfig.get().mode == RunMode.MULTIRUN and not resolved["dry_run"]
 
 
 def varied(overrides: Sequence[str], axes: Sequence[str]) -> tuple[str, ...]:
     """Return those of a job's overrides that vary, without `+`."""
     bare = [override.lstrip("+") for override in overrides]
     return tuple(override for override in bare if override.partition("=")[0] in axes)
-
-
-class Sweep:
-    """The record of a sweep, to which its jobs add from their own processes."""
-
-    def __init__(self, name: str) -> None:
-        """Find the sweep `name`."""
-        self.directory = Path("sweeps") / name
-        self.file = self.directory / "sweep.json"
-
-    def read(self) -> dict[str, Any]:
-        """Return what sweep.json holds."""
-        return read_json(self.file) or {}
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Keep other processes from starting the sweep.
-
-        Raises:
-            Refusal: One has.
-        """
-        self.directory.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.directory / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            message = f"sweep must not be under way elsewhere, got {self.directory}; wait for it, or stop it"
-            raise Refusal(message) from None
-        try:
-            yield
-        finally:
-            lock.release()
-
-    def begin(self, about: Mapping[str, Any], jobs: Sequence[Sequence[str]]) -> None:
-        """Write the record of a sweep none of whose jobs has been looked at.
-
-        Raises:
-            Refusal: The name belongs to another sweep.
-        """
-        if (other := self.read().get("identity", about["identity"])) != about["identity"]:
-            raise Refusal(
-                f"sweep.name must be new or that of this sweep ({about['identity'][:8]}), got {self.directory.name}, "
-                f"which is sweep {other[:8]}: other axes, values or settings; leave it out to name the sweep after its "
-                "axes"
-            )
-        planned = [{"number": number, "overrides": job, "state": "not_run"} for number, job in enumerate(jobs)]
-        write_json(self.file, {**about, "started": _now(), "ended": None, "concluded": False, "jobs": planned})
-
-    def record(self, overrides: Sequence[str], **found: object) -> int:
-        """Add what is known of the job with these `overrides`, and return its number."""
-        with FileLock(self.directory / ".sweep.json.lock"):
-            sweep = self.read()
-            jobs = sweep["jobs"]
-            job = next((job for job in jobs if job["overrides"] == list(overrides)), None)
-            if job is None:
-                job = {"number": len(jobs), "overrides": list(overrides)}
-                jobs.append(job)
-            job |= found
-            write_json(self.file, sweep)
-            return int(job["number"])
-
-    def conclude(self, started: float) -> list[dict[str, Any]]:
-        """Close the record, show and write what the sweep came to, and return its jobs."""
-        sweep = self.read()
-        seconds = round(time.monotonic() - started, 1)
-        write_json(self.file, {**sweep, "ended": _now(), "seconds": seconds, "concluded": True})
-        comparison = read_sweep(self.directory)
-        print_comparison(comparison, write_comparison(self.directory, comparison))
-        jobs: list[dict[str, Any]] = sweep["jobs"]
-        return jobs
 
 
 @contextmanager
@@ -156,10 +81,18 @@ def sweeping(
             found = search_overrides(sweep.directory, command) if search else []
             yield [f"++sweep.name={sweep.directory.name}", *found]
         except KeyboardInterrupt as interrupt:
-            sweep.conclude(started)
+            _conclude(sweep, started)
             raise Interrupted(f"interrupted by Ctrl-C; the same command goes on; see {sweep.directory}") from interrupt
-        ended = sweep.conclude(started)
+        ended = _conclude(sweep, started)
     refuse_failures(sweep.directory, ended)
+
+
+def _conclude(sweep: Sweep, started: float) -> list[dict[str, Any]]:
+    """Close the record, show and write what the sweep came to, and return its jobs."""
+    jobs = sweep.conclude(started)
+    comparison = read_sweep(sweep.directory)
+    print_comparison(comparison, write_comparison(sweep.directory, comparison))
+    return jobs
 
 
 def refuse_failures(directory: Path, jobs: Sequence[Mapping[str, Any]]) -> None:
@@ -170,6 +103,21 @@ def refuse_failures(directory: Path, jobs: Sequence[Mapping[str, Any]]) -> None:
             f"{len(lines)} of {len(jobs)} jobs did not complete; the same command runs those again; see {directory}\n"
             + "\n".join(lines)
         )
+
+
+def launch(recipe: str, run: Callable[[dict[str, Any]], None], resolved: dict[str, Any]) -> float | None:
+    """Do what Hydra asks for now: a run here, or a job of a sweep that trains as `do_job` says.
+
+    Args:
+        recipe: Module that holds `run`.
+        run: Does a run of a resolved configuration.
+        resolved: The configuration.
+    """
+    if HydraConfig.get().mode == RunMode.MULTIRUN and not resolved["dry_run"]:
+        return do_job(recipe, resolved)
+    with exits():
+        run(resolved)
+    return None
 
 
 def do_job(recipe: str, resolved: Mapping[str, Any]) -> float | None:
@@ -286,7 +234,3 @@ def _plain(value: str) -> int | float | str:
 
 def _joined(axes: Sequence[str]) -> str:
     return re.sub(r"[^\w.-]", "_", "-".join(axes))[:80].lstrip("_.-") or "one"
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

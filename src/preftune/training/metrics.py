@@ -23,6 +23,7 @@ class Totals:
         tokens: Tokens of prompts and answers in those pairs; a prompt counts once for each answer.
         seconds_in_reference: Wall-clock seconds spent on the reference while training.
         seconds_in_evaluation: Wall-clock seconds spent on evaluation while training.
+        reference_computed: Pairs whose reference was computed before training; those of earlier runs are not.
         engine: What computed the log-probabilities: `trl` or `shared`.
     """
 
@@ -33,6 +34,7 @@ class Totals:
     tokens: int
     seconds_in_reference: float
     seconds_in_evaluation: float
+    reference_computed: int
     engine: str
 
 

@@ -61,8 +61,8 @@ def kept(
     at_once: int,
     tolerance: float,
     console: Console,
-) -> dict[str, KeptReference]:
-    """Return what is kept of each split; what is missing is computed first, by one process at a time.
+) -> tuple[dict[str, KeptReference], int]:
+    """Return what is kept of each split, and how many pairs had to be computed: by one process at a time.
 
     Args:
         store: Of this reference.
@@ -82,9 +82,8 @@ def kept(
                 )
             )
             store.discard()
-        for rows in splits.values():
-            _complete(store, rows, score, at_once, console)
-    return {name: KeptReference(store, rows) for name, rows in splits.items()}
+        computed = sum(_complete(store, rows, score, at_once, console) for rows in splits.values())
+    return {name: KeptReference(store, rows) for name, rows in splits.items()}, computed
 
 
 def _probed(store: ReferenceStore, splits: Mapping[str, Dataset], score: Score) -> float:
@@ -101,8 +100,11 @@ def _probed(store: ReferenceStore, splits: Mapping[str, Dataset], score: Score) 
     return largest
 
 
-def _complete(store: ReferenceStore, rows: Dataset, score: Score, at_once: int, console: Console) -> None:
-    """Score the rows that are missing, the longest first, so that what does not fit the memory fails at once."""
+def _complete(store: ReferenceStore, rows: Dataset, score: Score, at_once: int, console: Console) -> int:
+    """Score the rows that are missing, and return how many they are.
+
+    The longest come first, so that what does not fit the memory fails at once.
+    """
     digests = row_digests(rows)
     missing = np.flatnonzero(store.find(digests) < 0)
     order = missing[np.argsort(-_tokens(rows)[missing], kind="stable")]
@@ -125,6 +127,7 @@ def _complete(store: ReferenceStore, rows: Dataset, score: Score, at_once: int, 
                 upto = done + sum(map(len, lengths))
                 store.add(digests[order[done:upto]], np.concatenate(values), np.concatenate(lengths))
                 values, lengths, done, since = [], [], upto, time.monotonic()
+    return len(order)
 
 
 def _tokens(rows: Dataset) -> Numbers:

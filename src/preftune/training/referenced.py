@@ -58,7 +58,7 @@ class ReferencedTraining(CheckedTraining):
             computed_in=str(self.precision).removeprefix("torch."),
             adapter_dtype=dtype,
         )
-        self._references = kept(
+        self._references, self.reference_computed = kept(
             ReferenceStore(cache_directory("reference") / key, self.console),
             {"train": prepared.rows.rows, "eval": prepared.held_out.rows},
             self._reference_of,

@@ -35,6 +35,7 @@ class Sides:
         tokens_seen: Tokens of prompts and answers in those.
         seconds_in_reference: Wall-clock seconds spent on the reference while training.
         seconds_in_evaluation: Wall-clock seconds spent on evaluation while training.
+        reference_computed: Pairs whose reference was computed before training.
         starts_at_reference: Whether the policy is its reference before the first update.
         console: Where the bars are drawn.
     """
@@ -52,6 +53,7 @@ class Sides:
     tokens_seen: int
     seconds_in_reference: float
     seconds_in_evaluation: float
+    reference_computed: int
 
     def take_over(self, trained: Mapping[str, Tensor], reference: str) -> None:
         """Mend what TRL's own set-up did to the models, and begin to count.
@@ -71,7 +73,7 @@ class Sides:
         self.starts_at_reference = not is_adapter or reference == "adapter" or _adds_nothing(self.model)
         self.seconds_in_reference = self.seconds_in_evaluation = 0.0
         self._sinks: tuple[Sink, ...] = ()
-        self.pairs_seen = self.tokens_seen = 0
+        self.pairs_seen = self.tokens_seen = self.reference_computed = 0
         self.first_losses = []
         self._rows_of_step: list[int] = []
         self._losses_of_step: list[Tensor] = []
@@ -117,6 +119,7 @@ class Sides:
             tokens=self.tokens_seen,
             seconds_in_reference=self.seconds_in_reference,
             seconds_in_evaluation=self.seconds_in_evaluation,
+            reference_computed=self.reference_computed,
             engine=self.engine.name,
         )
 
