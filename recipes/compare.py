@@ -13,15 +13,20 @@ from preftune.reporting.measures import OBJECTIVES
 from preftune.runs.exits import exits
 
 
-def main() -> None:
-    """Print the comparison and write its files."""
+def arguments() -> argparse.ArgumentParser:
+    """Return what reads the command line."""
     parser = argparse.ArgumentParser(prog="python -m recipes.compare", description=__doc__)
     parser.add_argument("directories", nargs="+", type=Path, metavar="runs/RUN ... | sweeps/NAME")
     parser.add_argument(
         "--objective", choices=["auto", *OBJECTIVES], help="what to rank by; a sweep's own where it is not given"
     )
     parser.add_argument("--out", type=Path, metavar="DIRECTORY", help="where to write it")
-    asked = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Print the comparison and write its files."""
+    asked = arguments().parse_args()
     with exits():
         comparison = read(asked.directories, asked.objective)
         directory = asked.out or place(asked.directories, comparison)

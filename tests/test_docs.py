@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 
 from preftune import command_line
+from recipes import compare
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCS = "\n".join([README, *(path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md")))])
 COMMANDS = re.findall(r"^    python -m recipes\.run\b *(.*)$", DOCS, flags=re.M)
 LOOKS = re.findall(r"^    python -m recipes\.pairs\b *(.*)$", DOCS, flags=re.M)
+COMPARISONS = re.findall(r"^    python -m recipes\.compare\b *(.*)$", DOCS, flags=re.M)
 MAKE_WORDS = re.findall(r"^    make (\w+)", README + (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), flags=re.M)
 TREE = README[README.index("## The house") :]
 
@@ -21,6 +23,7 @@ TREE = README[README.index("## The house") :]
 def test_the_readme_names_as_many_commands_as_are_tested() -> None:
     assert len(COMMANDS) == 14
     assert len(LOOKS) == 1
+    assert len(COMPARISONS) == 3
     assert set(MAKE_WORDS) == {"run", "test", "check", "fix"}
 
 
@@ -32,6 +35,12 @@ def test_each_command_of_the_readme_is_accepted(command: str) -> None:
 @pytest.mark.parametrize("look", LOOKS)
 def test_each_look_at_pairs_of_the_readme_is_accepted(look: str) -> None:
     assert command_line.checked(shlex.split(look), ROOT / "conf", sweeps=False)
+
+
+@pytest.mark.parametrize("comparison", COMPARISONS)
+def test_each_comparison_of_the_readme_is_accepted(comparison: str) -> None:
+    asked = compare.arguments().parse_args(shlex.split(comparison))
+    assert {path.parts[0] for path in asked.directories} <= {"runs", "sweeps"}
 
 
 def test_make_knows_each_word_that_the_documents_name() -> None:

@@ -37,7 +37,7 @@ def test_a_setting_that_only_some_runs_have_is_no_axis_unless_those_differ() -> 
 def test_a_label_shortens_names_that_stay_their_own_and_long_fractions() -> None:
     assert label({"loss.beta": 0.1, "train.beta": 2}, ["loss.beta", "train.beta"]) == "loss.beta=0.1 train.beta=2"
     assert label({"loss.name": "ipo", "train.learning_rate": 0.000123456789}, ["loss.name", "train.learning_rate"]) == (
-        "loss.name=ipo learning_rate=0.0001235"
+        "loss=ipo learning_rate=0.0001235"
     )
     assert [shown(value) for value in (None, True, 5e-06, [1, 2], "x y")] == ["null", "true", "5e-06", "[1, 2]", "x y"]
 

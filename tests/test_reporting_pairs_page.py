@@ -1,7 +1,6 @@
 """The page of the data report: what it shows, by hand, and that text of rows stays text."""
 
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -12,38 +11,9 @@ from preftune.reporting.charts import ticks
 from preftune.reporting.pair_report import BINS, Answer, Example, Lengths, LongPair, Scores
 from preftune.reporting.pairs_page import length_bins, pairs_page, score_bins, write_page
 from tests import stock
+from tests.pages import HOSTILE, SHOWN, Parsed
 
-HOSTILE = "</script><img src=x onerror=alert(1)><b>&amp;\"'</b>\u202e\x00\x1b\ud800"
-SHOWN = "</script><img src=x onerror=alert(1)><b>&amp;\"'</b>" + "\ufffd" * 4
 ZEROS = [0] * (BINS - 1)
-
-
-class Parsed(HTMLParser):
-    """The elements, attributes and text of a page."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.attributes: list[tuple[str, str]] = []
-        self.text = ""
-        self.open: list[str] = []
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.attributes += [(name, value or "") for name, value in attrs]
-        if tag != "meta":
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.attributes += [(name, value or "") for name, value in attrs]
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
 
 
 def scores(cut: TopKCut | None) -> Scores:

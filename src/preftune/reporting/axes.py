@@ -49,10 +49,11 @@ def shown(value: object) -> str:
 
 
 def short_names(axes: Sequence[str]) -> dict[str, str]:
-    """Return the last part of each setting's name where that is its own alone, else the whole name."""
-    last = [axis.rpartition(".")[2] for axis in axes]
+    """Return each setting's last part where that is its own alone, else all of it; of a choice, what is chosen."""
+    typed = {axis: axis.removesuffix(".name") for axis in axes}
+    last = [name.rpartition(".")[2] for name in typed.values()]
     return {
-        axis: axis if part == "name" or last.count(part) > 1 else part for axis, part in zip(axes, last, strict=True)
+        axis: part if last.count(part) == 1 else name for (axis, name), part in zip(typed.items(), last, strict=True)
     }
 
 

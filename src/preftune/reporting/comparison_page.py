@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from preftune.reporting.axes import label, short_names, shown, written
+from preftune.reporting.axes import label, written
 from preftune.reporting.colours import style
 from preftune.reporting.comparison import Comparison, Row
 from preftune.reporting.curves import CURVES, Frontier, Painted, learning_curves, named
@@ -92,12 +92,11 @@ def _table(comparison: Comparison, advised: Recommendation, directory: Path) -> 
     if not comparison.rows:
         yield '<p class="quiet">No job came to a result.</p>'
         return
-    measures, names = columns(comparison), short_names(comparison.axes)
+    measures = columns(comparison)
     seeds = any(len(row.jobs) > 1 for row in comparison.rows)
     measured = [f'<th scope="col" title="{safe(one.means)}">{safe(one.name)}</th>' for one in measures]
     heads = [
         '<th scope="col" class="held">job</th>',
-        *([f'<th scope="col">{safe(names[axis])}</th>' for axis in comparison.axes] if len(names) > 1 else []),
         *measured[:1],
         '<th scope="col">verdict</th>',
         *measured[1:],
@@ -106,11 +105,9 @@ def _table(comparison: Comparison, advised: Recommendation, directory: Path) -> 
     yield '<section class="card"><div class="scroll"><table>'
     yield f"<thead><tr>{''.join(heads)}</tr></thead><tbody>"
     for row in comparison.rows:
-        named = f"{row.rank}. {row.label}" if len(names) < 2 else f"{row.rank}."
-        axes = [shown(row.axes[axis]) if axis in row.axes else "-" for axis in comparison.axes]
+        named = f"{row.rank}. {row.label}"
         values = [spelled(row.values[measure.key], measure.form) for measure in measures]
         cells = [
-            *(axes if len(names) > 1 else ()),
             values[0],
             row.verdict,
             *values[1:],

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from rich import box
 from rich.cells import cell_len
@@ -80,9 +80,8 @@ def _table(comparison: Comparison, width: int, best: int | None) -> Table:
         show_edge=False,
     )
     for one in (*left, *chosen):
-        table.add_column(
-            Text(one.name), justify="left" if one.words else "right", no_wrap=not one.words, max_width=_WIDEST
-        )
+        side: Literal["left", "right"] = "left" if one.words else "right"
+        table.add_column(Text(one.name), justify=side, no_wrap=not one.words, overflow="fold", max_width=_WIDEST)
     for place, row in enumerate(rows):
         cells = [Text(one.cells[place]) for one in (*left, *chosen)]
         table.add_row(*cells, style="bold" if row.rank == best else "")

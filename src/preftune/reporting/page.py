@@ -95,7 +95,9 @@ svg .error { stroke: var(--line, var(--plain)); opacity: 0.45; } svg .dot { fill
 .legend .key { display: inline-block; width: 30px; height: 12px; margin-right: 6px; }
 .beside { display: flex; flex-wrap: wrap; gap: 8px 28px; align-items: center; }
 .beside > div { flex: 1 1 320px; min-width: 0; max-width: 680px; }
-@media (min-width: 800px) { .beside .legend { flex-direction: column; } svg.chart.wide text { font-size: 9px; } }
+@media (min-width: 800px) {
+  .beside .legend { flex-direction: column; max-width: 360px; } svg.chart.wide text { font-size: 9px; }
+}
 .warnings + h2, .card + h3 { margin-top: 28px; }
 .scroll { overflow-x: auto; margin: 0 -4px; padding: 0 4px; }
 .scroll table { max-width: none; }
@@ -104,7 +106,7 @@ svg .error { stroke: var(--line, var(--plain)); opacity: 0.45; } svg .dot { fill
 .scroll thead th { white-space: normal; vertical-align: bottom; color: var(--quiet); font-size: 13px;
   line-height: 1.3; min-width: 9ch; }
 .scroll .held { position: sticky; left: 0; background: var(--card); }
-.scroll .held.long { white-space: normal; overflow-wrap: anywhere; min-width: 22ch; max-width: 50vw; }
+.scroll .held.long { white-space: normal; overflow-wrap: anywhere; min-width: 20ch; max-width: min(30ch, 44vw); }
 .scroll.named tbody th { white-space: normal; }
 .scroll td, .scroll tbody th { vertical-align: top; }
 small { color: var(--quiet); font-size: 12px; font-weight: normal; }

@@ -74,8 +74,8 @@ def _ending(run: RunFiles) -> Iterator[str]:
         yield f'<section class="card answer {kind}"><p class="said">{said}</p>{_history(run)}</section>'
         return
     reason = text_at(run.status, "reason") or _WITHOUT_REASON.get(state, "no reason was written")
-    yield f'<section class="card answer none"><p class="said"><span class="word">{safe(state or "unknown")}</span>: '
-    yield f"{safe(reason)}</p>{_history(run)}"
+    said = f'<span class="word">{safe(state or "unknown")}</span>: {safe(reason)}'
+    yield f'<section class="card answer none"><p class="said">{said}</p>{_history(run)}'
     if lines := run.traceback.rstrip().splitlines():
         left_out = f"The last {_TRACEBACK} of {len(lines):,} lines of" if len(lines) > _TRACEBACK else "From"
         yield f'<p class="note">{left_out} traceback.txt</p><pre>{safe(chr(10).join(lines[-_TRACEBACK:]))}</pre>'
