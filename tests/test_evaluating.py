@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from preftune.evaluating import sampling
-from preftune.evaluating.sampling import Answers, Estimate, sample_answers
+from preftune.evaluating.sampling import Answers, Estimate, sample_policy, sample_reference
 from preftune.evaluating.settings import EvaluateSettings
 from preftune.losses import scratch
 from preftune.models import source
@@ -18,7 +18,7 @@ from preftune.tokens.tokenization import prompt_ids
 from tests import stock
 
 PROMPTS = [pair.prompt for pair in stock.pairs(5)]
-SETTINGS = EvaluateSettings(prompts=5, max_new_tokens=12, batch_size=2)
+SETTINGS = EvaluateSettings(points=1, prompts=5, max_new_tokens=12, batch_size=2)
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +42,17 @@ def acting(made: Any) -> Any:
     return act
 
 
-def sample(policy: Any, reference: Any, chat: ChatTokenizer, seed: int = 0) -> Answers:
-    return sample_answers(acting(policy), acting(reference), chat, PROMPTS, SETTINGS, seed=seed)
+def sample(
+    policy: Any,
+    reference: Any,
+    chat: ChatTokenizer,
+    seed: int = 0,
+    settings: EvaluateSettings = SETTINGS,
+    prompts: Any = PROMPTS,
+) -> Answers:
+    first = sample_reference(acting(reference), chat, prompts, settings, seed=seed)
+    said, kl = sample_policy(acting(policy), acting(reference), chat, prompts, settings, seed=seed)
+    return Answers(prompts, first, said, kl)
 
 
 def test_a_policy_equal_to_its_reference_says_the_same_at_no_distance(chatml_model: Path, chat: ChatTokenizer) -> None:
@@ -62,15 +71,27 @@ def test_the_distance_is_the_log_ratio_of_the_policys_own_answer(chatml_model: P
     policy, reference = model(chatml_model, noise=0.3), model(chatml_model)
     answers = sample(policy, reference, chat)
     one = SETTINGS.model_copy(update={"batch_size": 1, "max_new_tokens": 1})
-    single = sample_answers(acting(policy), acting(reference), chat, PROMPTS[:1], one, seed=0)
+    single = sample(policy, reference, chat, settings=one, prompts=PROMPTS[:1])
     ids = prompt_ids(PROMPTS[0], chat)
-    spoken = chat.tokenizer(single.policy[0], add_special_tokens=False)["input_ids"]
+    spoken = chat.tokenizer(single.policy.texts[0], add_special_tokens=False)["input_ids"]
     full, mask = torch.tensor([[*ids, *spoken]]), torch.tensor([[0] * len(ids) + [1] * len(spoken)])
     with torch.no_grad():
         by_hand = [scratch.completion_logps(made(input_ids=full).logits, full, mask) for made in (policy, reference)]
     assert len(spoken) == 1
     assert single.kl == pytest.approx([(by_hand[0] - by_hand[1]).item()], abs=1e-4)
     assert any(abs(value) > 1e-3 for value in answers.kl)
+
+
+def test_a_length_counts_the_tokens_of_an_answer_with_its_end(chatml_model: Path, chat: ChatTokenizer) -> None:
+    drawn = sampling._Drawn(
+        torch.tensor([[7, 8, 20, 21, 22], [7, 8, 20, 21, 5]]),
+        torch.ones(2, 5),
+        torch.tensor([[True] * 3, [True, True, False]]),
+    )
+    spoken = sampling.Spoken([], [])
+    sampling._add(spoken, drawn, chat)
+    assert spoken.lengths == [3, 2]
+    assert len(spoken.texts) == 2
 
 
 def test_padding_on_either_side_changes_no_answers_probability(chatml_model: Path, chat: ChatTokenizer) -> None:

@@ -91,12 +91,15 @@ def test_a_run_leaves_what_the_design_lists(execute: Execute, capsys: pytest.Cap
     summary = read(directory / "summary.json")
     assert {
         *("loss_first", "loss_last", "steps", "pairs_per_second", "tokens_per_second", "peak_memory_bytes"),
-        *("seconds", "eval", "engine", "verified", "verdict", "true_reward"),
+        *("seconds", "eval", "engine", "verified", "verdict", "verdicts", "true_reward", "win_rate", "sources"),
+        *("length_sampled", "length_sampled_reference", "adapter_moved"),
     } <= summary.keys()
     assert set(summary["seconds"]) == {"data", "reference", "train", "evaluate"}
     assert {
         *("loss", "rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies"),
         *("logratio_margin", "accuracy", "chosen_logp_per_token", "rejected_logp_per_token", "kl_to_reference"),
+        *("margin_p05", "margin_p50", "margin_p95", "chosen_falls", "length_correlation", "kl_chosen"),
+        *("length_chosen", "length_rejected", "chosen_logp_per_token_change", "rejected_logp_per_token_change"),
     } <= summary["eval"].keys()
     assert summary["verified"]["largest_difference"] < 1e-3
     assert summary["verified"]["cost_in_steps"] > 0
@@ -110,7 +113,9 @@ def test_a_run_leaves_what_the_design_lists(execute: Execute, capsys: pytest.Cap
     assert {"versions", "model", "template", "data"} <= manifest.keys()
     events = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     assert [event["step"] for event in events if "loss" in event] == [1, 2, 3]
-    assert [event["step"] for event in events if "eval_loss" in event] == [0, 3]
+    assert [event["step"] for event in events if "eval_loss" in event] == [0, 1, 2, 3]
+    assert [event["step"] for event in events if "kl/sampled" in event] == [0, 1, 2, 3]
+    assert events[1] | {"win_rate": 0.5, "kl/sampled": 0.0, "data/read": 64.0, "data/kept": 48.0} == events[1]
 
 
 def test_the_same_run_again_says_that_it_is_complete(execute: Execute, capsys: pytest.CaptureFixture[str]) -> None:

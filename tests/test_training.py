@@ -1,4 +1,4 @@
-"""The plan of a run, its metrics, and the numbers that the run-time checks compare."""
+"""The plan of a run, and the numbers that the run-time checks compare."""
 
 import math
 from typing import Any
@@ -9,7 +9,6 @@ import torch
 from preftune.losses.logps import PairLogps
 from preftune.refusals import Refusal, RunFailed
 from preftune.training import verification
-from preftune.training.metrics import pair_metrics, reward_metrics
 from preftune.training.settings import TrainSettings
 from preftune.training.steps import count_steps
 
@@ -65,32 +64,6 @@ def logps(chosen: list[float], rejected: list[float]) -> PairLogps:
         torch.full((len(chosen),), 2),
         torch.full((len(chosen),), 4),
     )
-
-
-def test_a_tie_counts_one_half() -> None:
-    metrics = pair_metrics(logps([1.0, 0.0, -1.0, 2.0], [0.0, 0.0, 0.0, 0.0]))
-    assert metrics["accuracy"] == pytest.approx((1 + 0.5 + 0 + 1) / 4)
-    assert metrics["logratio/margin"] == pytest.approx(0.5)
-
-
-def test_log_probabilities_per_token_are_means_over_tokens() -> None:
-    metrics = pair_metrics(logps([1.0, 0.0], [0.0, -2.0]))
-    assert metrics["logps/chosen_per_token"] == pytest.approx((-3 - 4) / 4)
-    assert metrics["logps/rejected_per_token"] == pytest.approx((-4 - 6) / 8)
-
-
-def test_a_longer_answer_weighs_more_in_the_mean_over_tokens() -> None:
-    zero = torch.zeros(2)
-    lengths = torch.tensor([1, 3])
-    record = PairLogps(torch.tensor([-5.0, -3.0]), zero, zero, zero, lengths, lengths)
-    assert pair_metrics(record)["logps/chosen_per_token"] == pytest.approx((-5 - 3) / 4)
-
-
-def test_rewards_are_beta_times_the_log_ratio() -> None:
-    metrics = reward_metrics(logps([1.0, 3.0], [0.0, 4.0]), beta=0.5)
-    assert metrics["rewards/chosen"] == pytest.approx(1.0)
-    assert metrics["rewards/margins"] == pytest.approx(0.0)
-    assert metrics["rewards/accuracies"] == pytest.approx(0.5)
 
 
 def mean_loss(record: PairLogps) -> torch.Tensor:

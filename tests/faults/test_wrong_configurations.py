@@ -33,7 +33,7 @@ def recipe(*arguments: str, python: tuple[str, ...] = ()) -> subprocess.Complete
 
 
 def test_the_table_is_read_whole():
-    assert len(table()) == 183
+    assert len(table()) == 191
 
 
 @pytest.mark.parametrize(("line", "sentences"), table(), ids=[line for line, _ in table()])
@@ -76,7 +76,7 @@ def test_cfg_job_prints_the_whole_run():
     done = recipe("--cfg", "job", "train.adam_beta2=0.99")
     assert done.returncode == 0
     groups = [line for line in done.stdout.splitlines() if line.endswith(":")]
-    names = "model data loss adapter train track launch run evaluate sweep"
+    names = "model data loss adapter train track launch run evaluate guard sweep"
     assert {f"{name}:" for name in names.split()} <= set(groups)
     for line in ("seed: 0", "  beta: 0.1", "  learning_rate: 0.0015", "  adam_beta2: 0.99"):
         assert line in done.stdout.splitlines()

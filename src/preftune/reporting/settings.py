@@ -16,8 +16,8 @@ class GuardSettings(Settings):
         collapsed: Fall of both answers' log-probabilities, in nats per token, above 0, beyond which it has collapsed.
         saturated_accuracy: Share of held-out pairs, above 0.5 and at most 1, from which on nothing is left to learn,
             where the loss is at most `saturated_loss`.
-        saturated_loss: Held-out loss in nats, above 0, as the sigmoid loss counts them: where another loss starts
-            above its ln 2, it is scaled down to it.
+        saturated_loss: Held-out loss, in nats, above 0, up to which that is so, where the margin of rewards has run
+            off as far as a sigmoid loss of this size takes.
         learned: Rise of the accuracy over one half, in [0, 0.5), below which nothing was learned.
         stop_on: States in which training stops at the evaluation point that finds them. `not_learning` is judged at
             the end alone.

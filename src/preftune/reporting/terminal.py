@@ -58,10 +58,8 @@ def _changes(summary: Mapping[str, Any]) -> Table:
             numbers = (f"{before:.4f}", f"{after:.4f}", f"{after - before:+.4f}")
             table.add_row(f"{name}, {unit}" if unit else name, *numbers)
     if summary["length_sampled"] is not None:
-        lengths = summary["length_sampled_reference"], summary["length_sampled"]
-        table.add_row(
-            "length of sampled, tokens", *(f"{one:.1f}" for one in lengths), f"{lengths[1] - lengths[0]:+.1f}"
-        )
+        before, after = summary["length_sampled_reference"], summary["length_sampled"]
+        table.add_row("length of samples, tokens", f"{before:.1f}", f"{after:.1f}", f"{after - before:+.1f}")
     if summary["true_reward"]:
         was, now = summary["true_reward"]["reference"], summary["true_reward"]["policy"]
         reward = [f"{one['mean']:.3f} ± {one['stderr']:.3f}" for one in (was, now)]

@@ -74,15 +74,16 @@ class Watch:
 
 
 def judge(start: Mapping[str, Any], end: Mapping[str, Any], guard: GuardSettings, *, final: bool = True) -> Verdict:
-    """Judge a run by its held-out metrics at the start and later.
+    r"""Judge a run by its held-out metrics at the start and later.
 
-    The loss is read on the scale of the sigmoid loss, which starts at ln 2: a loss that starts at more, such as
-    `ipo` with its squared distances or `hinge` with its 1, is scaled down to that. A loss that starts at less is
-    taken as it is, and so a run that goes on from a trained adapter is not held to a smaller one.
+    A loss near 0 is saturated only where margins have run off. So the margin of rewards must be what the sigmoid loss
+    needs to be that low, :math:`-\log(e^l - 1)` for a loss of :math:`l`: for sigmoid itself this follows from the loss,
+    which is convex; `ipo` and `sppo_hard` come near 0 where margins stand at their target, as they should. A loss that
+    never comes near 0, such as one with label smoothing or with a likelihood in it, is never called saturated.
 
     Args:
-        start: `loss`, `accuracy`, `logratio_margin`, `chosen_logp_per_token`, `rejected_logp_per_token`; None for what
-            there was nothing to measure on.
+        start: `loss`, `accuracy`, `logratio_margin`, `rewards/margins`, `chosen_logp_per_token`,
+            `rejected_logp_per_token`; None for what there was nothing to measure on.
         end: The same, later.
         guard: The thresholds.
         final: Whether the training is over. Before, that nothing is learned yet is no news.
@@ -103,15 +104,14 @@ def judge(start: Mapping[str, Any], end: Mapping[str, Any], guard: GuardSettings
         )
     if end["accuracy"] is None:
         return _judge_loss(start["loss"], end["loss"], final=final)
-    return _judge_pairs(start, end, guard, chosen, final=final)
+    return _judge_pairs(end, guard, chosen, final=final)
 
 
-def _judge_pairs(
-    start: Mapping[str, Any], end: Mapping[str, Any], guard: GuardSettings, chosen: float, *, final: bool
-) -> Verdict:
+def _judge_pairs(end: Mapping[str, Any], guard: GuardSettings, chosen: float, *, final: bool) -> Verdict:
     accuracy, margin, loss = end["accuracy"], end["logratio_margin"], end["loss"]
     so_far = f"Held-out accuracy is {accuracy:.3f} (chance is 0.5) with a margin of {margin:+.3f} nats"
-    if accuracy >= guard.saturated_accuracy and loss <= guard.saturated_loss * max(1.0, start["loss"] / math.log(2)):
+    ran_off = end["rewards/margins"] >= -math.log(math.expm1(guard.saturated_loss))
+    if accuracy >= guard.saturated_accuracy and loss <= guard.saturated_loss and ran_off:
         return Verdict(
             "saturated",
             f"Held-out accuracy is {accuracy:.3f} at a loss of {loss:.3f}: nothing is left to learn from these "
