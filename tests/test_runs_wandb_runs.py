@@ -1,9 +1,9 @@
-"""Trackers: where they write, what an unreachable server costs, and what they never write."""
+"""Runs of W&B: where they write, what an unreachable server costs, and what they never write."""
 
 import json
+import multiprocessing
 import os
 import socket
-import struct
 import subprocess
 import sys
 import threading
@@ -14,76 +14,27 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
-import wandb
-from pydantic import ValidationError
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from wandb.proto.wandb_internal_pb2 import Record
 
-from preftune.runs import server, tracking
-from preftune.runs.settings import TrackSettings
-from preftune.runs.tracking import Tracker, start_tracker
+from preftune.runs import server, wandb_runs
+from tests import wandb_files
+from tests.wandb_files import (
+    CONFIGURATION,
+    NAME,
+    artifacts,
+    configuration,
+    history,
+    offline_runs,
+    seen_on_disk,
+    start,
+    started,
+    summary,
+    tables,
+)
 
-WANDB = TrackSettings(name="wandb", project="preftune", tags=["beta"])
 KEY = "a" * 30 + "CANARY_KEY"  # 40 characters, as W&B wants
-CONFIGURATION = {"loss": {"name": "sigmoid", "beta": 0.1}, "seed": 0}
-
-
-@pytest.fixture(autouse=True)
-def _no_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Start each test as a machine without W&B account, settings or session."""
-    for name in [name for name in os.environ if name.startswith("WANDB_") or name.lower().endswith("_proxy")]:
-        monkeypatch.delenv(name)
-    monkeypatch.delenv("NETRC", raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    (tmp_path / "home").mkdir()
-    (tmp_path / "run").mkdir()
-    monkeypatch.chdir(tmp_path)
-    wandb.teardown()
-    yield
-    wandb.teardown()
-
-
-def start(tmp_path: Path, settings: TrackSettings = WANDB) -> Tracker:
-    return start_tracker(settings, tmp_path / "run", "tiny-toy-sigmoid-0123abcd", CONFIGURATION)
-
-
-def records(path: Path) -> Iterator[Record]:
-    """Read a .wandb file: LevelDB's log format after a header of 7 bytes, a protobuf record in each entry."""
-    content, place, entry = path.read_bytes(), 7, b""
-    while place + 7 <= len(content):
-        if (left := 32768 - place % 32768) < 7:
-            place += left
-            continue
-        _, length, kind = struct.unpack_from("<IHB", content, place)
-        entry += content[place + 7 : place + 7 + length]
-        place += 7 + length
-        if kind in (1, 4):  # whole, or the last part
-            yield Record.FromString(entry)
-            entry = b""
-
-
-def offline_runs(tmp_path: Path) -> list[list[Record]]:
-    files = sorted((tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb"))
-    return [finished(file) for file in files]
-
-
-def finished(file: Path) -> list[Record]:
-    """Read a run up to its exit record, which W&B's own process writes shortly after `finish` returns."""
-    for _ in range(100):
-        run = list(records(file))
-        if any(record.HasField("exit") for record in run):
-            break
-        time.sleep(0.1)
-    return run
-
-
-def history(run: list[Record]) -> list[dict[str, Any]]:
-    return [
-        {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.history.item}
-        for record in run
-        if record.HasField("history")
-    ]
+no_account = pytest.fixture(autouse=True)(wandb_files.no_account)
 
 
 @contextmanager
@@ -152,49 +103,135 @@ def makes_one_run_then_falls_silent() -> Iterator[int]:
             thread.join()
 
 
-def seen_on_disk(directory: Path) -> bytes:
-    files = [path for path in directory.rglob("*") if path.is_file()]
-    assert files
-    return b"".join(path.read_bytes() + path.as_posix().encode() for path in files)
-
-
 def test_without_credentials_wandb_is_offline_and_says_so(tmp_path: Path) -> None:
     tracker = start(tmp_path)
     tracker.finish(0)
-    upload = f"wandb sync {tmp_path}/run/wandb/offline-run-*"
-    assert tracker.describe() == f"W&B offline (no credentials found); to upload: {upload}"
+    assert tracker.describe().startswith("W&B offline (no credentials found); to upload: wandb sync ")
+    assert len(list(tmp_path.glob(tracker.describe().partition(f"wandb sync {tmp_path}/")[2]))) == 1
 
 
 def test_an_offline_run_can_be_read_back(tmp_path: Path) -> None:
-    tracker = start(tmp_path)
+    tracker = start(tmp_path, sweep="betas")
     tracker.log({"loss": 0.6931, "rewards/margins": 0.0}, step=0)
-    tracker.log({"loss": 0.5}, step=1)
-    tracker.log({"eval_loss": 0.6}, step=1)
+    tracker.log({"loss": 0.5}, step=10)
+    tracker.log({"eval_loss": 0.6}, step=10)
+    tracker.log({"kl/sampled": 1.5}, step=10)
     tracker.log_samples([{"prompt": "p", "policy": "a"}, {"prompt": "q", "policy": "b"}])
     tracker.summarise({"loss_last": 0.5, "eval": {"loss": 0.6}})
     tracker.finish(0)
-    (run,) = offline_runs(tmp_path)
-    (started,) = [record.run for record in run if record.HasField("run")]
-    assert (started.project, started.display_name) == ("preftune", "tiny-toy-sigmoid-0123abcd")
-    assert list(started.tags) == ["beta"]
-    config = {item.key: json.loads(item.value_json) for item in started.config.update}
-    assert {key: config[key] for key in CONFIGURATION} == CONFIGURATION
+    (run,) = offline_runs(tmp_path / "run")
+    about = started(run)
+    assert (about.project, about.display_name) == ("preftune", NAME)
+    assert (about.run_group, about.job_type, list(about.tags)) == ("betas", "train", ["beta"])
+    assert {key: configuration(run)[key] for key in CONFIGURATION} == CONFIGURATION
     first, second = history(run)
-    assert (first["_step"], first["loss"], first["rewards/margins"]) == (0, 0.6931, 0.0)
-    assert (second["_step"], second["loss"], second["eval_loss"]) == (1, 0.5, 0.6)
-    summary = {
-        item.key or "/".join(item.nested_key): json.loads(item.value_json)
-        for record in run
-        if record.HasField("summary")
-        for item in record.summary.update
+    assert (first["_step"], first["step"], first["loss"], first["rewards/margins"]) == (0, 0, 0.6931, 0.0)
+    assert (second["_step"], second["step"]) == (10, 10)
+    assert (second["loss"], second["eval_loss"], second["kl/sampled"]) == (0.5, 0.6, 1.5)
+    assert summary(run)["loss_last"] == 0.5
+    assert summary(run)["eval"] == {"loss": 0.6}
+    assert tables(tmp_path / "run") == [{"columns": ["prompt", "policy"], "data": [["p", "a"], ["q", "b"]]}]
+
+
+def test_a_run_on_its_own_has_no_group(tmp_path: Path) -> None:
+    start(tmp_path).finish(0)
+    (run,) = offline_runs(tmp_path / "run")
+    assert (started(run).run_group, started(run).job_type) == ("", "train")
+
+
+def test_the_optimizer_step_is_the_axis_of_every_metric(tmp_path: Path) -> None:
+    tracker = start(tmp_path)
+    tracker.log({"loss": 0.5}, step=1)
+    tracker.finish(0)
+    (run,) = offline_runs(tmp_path / "run")
+    axes = [record.metric for record in run if record.HasField("metric")]
+    assert [(axis.glob_name, axis.step_metric) for axis in axes if axis.glob_name] == [("*", "step")]
+    assert [axis.name for axis in axes if axis.options.hidden] == ["step"]
+
+
+def test_the_summary_holds_the_last_value_and_beside_it_the_best(tmp_path: Path) -> None:
+    tracker = start(tmp_path)
+    for step, loss, accuracy in ((0, 0.7, 0.5), (1, 0.4, 0.9), (2, float("nan"), 0.8), (3, 0.6, 0.7)):
+        tracker.log({"eval_loss": loss, "eval_accuracy": accuracy, "loss": loss}, step=step)
+    tracker.finish(0)
+    found = summary(offline_runs(tmp_path / "run")[0])
+    assert (found["eval_loss"], found["eval_loss_min"]) == (0.6, 0.4)
+    assert (found["eval_accuracy"], found["eval_accuracy_max"]) == (0.7, 0.9)
+    assert "loss_min" not in found
+
+
+def test_a_run_that_goes_on_keeps_its_id_and_loses_no_event(tmp_path: Path) -> None:
+    for resumed, steps in ((False, (0, 1, 2)), (True, (1, 2, 3)), (False, (0,))):
+        tracker = start(tmp_path, resumed=resumed)
+        for step in steps:
+            tracker.log({"loss": 1.0 - step / 10}, step=step)
+        tracker.finish(0)
+    first, again, anew = offline_runs(tmp_path / "run")
+    assert started(first).run_id == started(again).run_id != started(anew).run_id
+    assert [started(run).resume for run in (first, again, anew)] == [False, True, False]
+    assert [row["step"] for row in history(again)] == [1, 2, 3]
+    assert json.loads((tmp_path / "run" / "tracking.json").read_text()) == {
+        "tracker": "wandb",
+        "id": started(anew).run_id,
     }
-    assert summary["loss_last"] == 0.5
-    assert summary["eval"] == {"loss": 0.6}
-    (table,) = (tmp_path / "run" / "wandb").glob("offline-run-*/files/media/table/*.json")
-    assert json.loads(table.read_text()) == {
-        "columns": ["prompt", "policy"],
-        "data": [["p", "a"], ["q", "b"]],
-    }
+    assert tracker.describe().endswith(f"wandb sync {tmp_path}/run/wandb/offline-run-*-{started(anew).run_id}")
+
+
+def test_rows_of_steps_done_again_are_numbered_on_and_stand_at_their_step(tmp_path: Path) -> None:
+    tracker = start(tmp_path)
+    tracker._row = 5  # what W&B's server says of a run that it has five rows of  # type: ignore[attr-defined]
+    for step in (3, 4, 5, 9):
+        tracker.log({"loss": 1.0}, step=step)
+        tracker.log({"eval_loss": 1.0}, step=step)
+    tracker.finish(0)
+    (run,) = offline_runs(tmp_path / "run")
+    rows = [(row["step"], key) for row in history(run) for key in ("loss", "eval_loss") if key in row]
+    assert rows == [(step, key) for step in (3, 4, 5, 9) for key in ("loss", "eval_loss")]
+
+
+def test_files_are_kept_as_artifacts_that_stand_in_the_run_directory(tmp_path: Path) -> None:
+    (tmp_path / "run" / "adapter").mkdir()
+    for name in ("data.html", "data.json", "adapter/adapter_model.safetensors"):
+        (tmp_path / "run" / name).write_text(name)
+    tracker = start(tmp_path)
+    tracker.keep("data-report", [tmp_path / "run" / name for name in ("data.html", "data.json", "ledger.json")])
+    tracker.keep("adapter", [tmp_path / "run" / "adapter"])
+    tracker.keep("nothing", [tmp_path / "run" / "absent"])
+    tracker.finish(0)
+    (run,) = offline_runs(tmp_path / "run")
+    assert artifacts(run) == {"data-report": ["data.html", "data.json"], "adapter": ["adapter_model.safetensors"]}
+
+
+def test_an_alert_is_written_down_for_the_upload(tmp_path: Path) -> None:
+    tracker = start(tmp_path)
+    tracker.alert("collapsed", "KL to the reference is 31 nats")
+    tracker.finish(0)
+    (run,) = offline_runs(tmp_path / "run")
+    alerts = [record.alert for record in run if record.HasField("alert")]
+    assert [(each.title, each.text, each.level) for each in alerts] == [
+        ("collapsed", "KL to the reference is 31 nats", "WARN")
+    ]
+
+
+def track_as_a_job(directory: Path) -> None:
+    tracker = start(directory)
+    tracker.log({"loss": 0.5}, step=0)
+    tracker.finish(0)
+
+
+def test_a_forked_job_leaves_no_process_of_wandb_and_loses_nothing(tmp_path: Path) -> None:
+    def job() -> None:
+        os.setsid()
+        track_as_a_job(tmp_path)
+        (tmp_path / "left").write_text(repr([child.name() for child in psutil.Process().children(recursive=True)]))
+
+    process = multiprocessing.get_context("fork").Process(target=job)
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0
+    assert (tmp_path / "left").read_text() == "[]"
+    (run,) = offline_runs(tmp_path / "run")
+    assert [row["loss"] for row in history(run)] == [0.5]
 
 
 def test_every_file_of_wandb_stands_in_the_run_directory(tmp_path: Path) -> None:
@@ -206,7 +243,8 @@ def test_every_file_of_wandb_stands_in_the_run_directory(tmp_path: Path) -> None
         for path in tmp_path.rglob("*")
         if path.is_file()
         and not path.is_relative_to(tmp_path / "run" / "wandb")
-        # The log of W&B's own process, which outlives a run, stands in W&B's cache.
+        and path != tmp_path / "run" / "tracking.json"
+        # The log of W&B's own process stands in W&B's cache.
         and not path.is_relative_to(tmp_path / "home" / ".cache" / "wandb" / "logs")
     ]
     assert outside == []
@@ -218,7 +256,7 @@ def test_two_trackers_of_one_process_make_two_runs(tmp_path: Path, monkeypatch: 
         tracker = start(tmp_path)
         tracker.log({"loss": loss}, step=0)
         tracker.finish(0)
-    runs = offline_runs(tmp_path)
+    runs = offline_runs(tmp_path / "run")
     ids = {record.run.run_id for run in runs for record in run if record.HasField("run")}
     assert len(ids) == 2
     assert sorted(row["loss"] for run in runs for row in history(run)) == [0.6, 0.7]
@@ -261,7 +299,7 @@ def test_an_unreachable_server_costs_at_most_20_seconds_and_not_the_run(
     assert seconds < 20
     assert "W&B offline" in tracker.describe()
     assert f"http://127.0.0.1:{port}" in tracker.describe()
-    (run,) = offline_runs(tmp_path)
+    (run,) = offline_runs(tmp_path / "run")
     assert [row["loss"] for row in history(run)] == [0.5]
     assert not list((tmp_path / "run" / "wandb").glob("run-*"))
     assert b"CANARY" not in seen_on_disk(tmp_path / "run")
@@ -270,8 +308,8 @@ def test_an_unreachable_server_costs_at_most_20_seconds_and_not_the_run(
 def test_a_server_that_falls_silent_holds_the_end_for_a_bounded_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert tracking._FINISH <= 20
-    monkeypatch.setattr(tracking, "_FINISH", 2.0)
+    assert wandb_runs._FINISH <= 20
+    monkeypatch.setattr(wandb_runs, "_FINISH", 2.0)
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     with makes_one_run_then_falls_silent() as port:
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{port}")
@@ -338,54 +376,10 @@ tracker.summarise({"loss_last": 0.5})
 tracker.finish(0)
 print("went on;", start().describe())
 """
-    source = {"PYTHONPATH": str(Path(tracking.__file__).parents[2])}
+    source = {"PYTHONPATH": str(Path(wandb_runs.__file__).parents[2])}
     job = subprocess.run(
         [sys.executable, "-c", script], env=os.environ | source, capture_output=True, text=True, check=False
     )
     assert job.returncode == 0, job.stderr
     assert job.stderr.count("W&B is lost, the run goes on without it: ") == 1
-    assert job.stdout.startswith("went on; nothing beside run/metrics.jsonl (W&B cannot start: ")
-
-
-def test_tensorboard_holds_the_scalars_and_the_samples(tmp_path: Path) -> None:
-    tracker = start(tmp_path, TrackSettings(name="tensorboard"))
-    tracker.log({"loss": 0.75, "rewards/margins": 0.0}, step=0)
-    tracker.log({"loss": 0.5}, step=1)
-    tracker.log_samples([{"prompt": "p", "policy": "<script>"}])
-    tracker.summarise({"loss_last": 0.5})
-    tracker.finish(0)
-    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
-    events.Reload()
-    assert [(event.step, event.value) for event in events.Scalars("loss")] == [(0, 0.75), (1, 0.5)]
-    text = events.Tensors("samples/0/text_summary")[0].tensor_proto.string_val[0].decode()
-    assert '"policy": "<script>"' in text
-    assert f"--logdir {tmp_path}/run/tensorboard" in tracker.describe()
-
-
-def test_none_tracks_nothing(tmp_path: Path) -> None:
-    tracker = start(tmp_path, TrackSettings(name="none"))
-    tracker.log({"loss": 0.5}, step=0)
-    tracker.finish(0)
-    assert tracker.describe() == f"nothing beside {tmp_path}/run/metrics.jsonl"
-    assert list((tmp_path / "run").iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("keys", "sentence"),
-    [
-        ({"name": "wandb"}, "track.project must be a name for track=wandb, got null"),
-        (
-            {"name": "none", "project": "p"},
-            "track.project must be left out for track=none, got 'p'; choose track=wandb",
-        ),
-        (
-            {"name": "tensorboard", "tags": ["a"]},
-            "track.tags must be left out for track=tensorboard, got ['a']; choose track=wandb",
-        ),
-        ({"name": "wandb", "project": "a/b"}, "String should match pattern"),
-    ],
-)
-def test_track_settings_that_cannot_hold_are_refused(keys: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(ValidationError) as refusal:
-        TrackSettings(**keys)
-    assert sentence in str(refusal.value)
+    assert job.stdout.startswith("went on; W&B offline (no credentials found)")
