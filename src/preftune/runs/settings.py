@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from preftune.settings import Settings, shown
 
+PROJECT = r"^[^/\\#?%:]{1,128}$"
 _WITH_PROJECT = ("wandb", "trackio")
 
 
@@ -34,7 +35,7 @@ class TrackSettings(Settings):
     """
 
     name: Literal["wandb", "trackio", "tensorboard", "none"]
-    project: Annotated[str, Field(pattern=r"^[^/\\#?%:]{1,128}$")] | None = None
+    project: Annotated[str, Field(pattern=PROJECT)] | None = None
     entity: str | None = None
     tags: list[Annotated[str, Field(min_length=1, max_length=64)]] = Field(default_factory=list)
     log_adapter: bool = False

@@ -154,7 +154,7 @@ class Trackio(Nobody):
         show = f"`trackio show --project {project}` shows it"
         super().__init__(f"Trackio, project {project} in {_short(Path(TRACKIO_DIR))} ({show})")
         # `trackio.init` would follow TRACKIO_SPACE_ID, print, and end the process's run before.
-        self._run = LocalRun(
+        self._run: Any = LocalRun(
             url=None,
             project=project,
             client=None,

@@ -36,14 +36,15 @@ _END = 3.0  # s, for W&B's own process once its runs are finished
 _BEST = {"eval_loss": min, "eval_accuracy": max}  # kept beside the last value, which the summary holds of every metric
 
 
-def why_offline() -> str | None:
-    """Return why W&B would not go online; None where it can."""
+def log_in() -> str | None:
+    """Let packages that use wandb find the key; return why they cannot go online, None where they can."""
     try:
-        return _session().why_offline
-    except _failures() as error:
+        session = _session()
+    except failures() as error:
         return f"W&B cannot start: {_first_line(error)}"
-    finally:
-        _end_process()
+    if session.key:
+        os.environ["WANDB_API_KEY"] = session.key
+    return session.why_offline
 
 
 class _Wandb(Nobody):
@@ -123,7 +124,7 @@ class _Wandb(Nobody):
         """Let the run go on where W&B's own process is gone or refuses; say so once."""
         try:
             yield
-        except _failures() as error:
+        except failures() as error:
             if not self._lost:
                 _log.warning("W&B is lost, the run goes on without it: %s", error)
             self._lost = True
@@ -142,7 +143,7 @@ def start(settings: TrackSettings, job: Job) -> Tracker:
         if why_offline is None:
             run, why_offline = _init_online(settings, job, run_id, session)
         run = run or _init(settings, job, run_id, "offline", None)
-    except _failures() as error:
+    except failures() as error:
         _end_process()
         return Nobody(f"{nowhere} (W&B cannot start: {_first_line(error)})")
     keep_id(job, "wandb", run_id)
@@ -159,7 +160,7 @@ def _init_online(
     earlier = set(_online_runs(job.directory))
     try:
         return _init(settings, job, run_id, "online", session.key), None
-    except _failures() as error:
+    except failures() as error:
         _end_process()  # which holds the id
         for leftover in set(_online_runs(job.directory)) - earlier:
             shutil.rmtree(leftover, ignore_errors=True)
@@ -240,10 +241,10 @@ def _end_process() -> None:
     session = wandb_setup.singleton()
     if session.most_recent_active_run is not None:
         return
-    process = session._connection and session._connection._proc
+    process = session._connection._proc if session._connection else None
 
     def end() -> None:
-        with contextlib.suppress(*_failures()):
+        with contextlib.suppress(*failures()):
             wandb.teardown()
 
     ending = threading.Thread(target=end, daemon=True)
@@ -254,12 +255,14 @@ def _end_process() -> None:
         ending.join()
 
 
-def _failures() -> tuple[type[Exception], ...]:
+def failures() -> tuple[type[Exception], ...]:
     """Return what W&B raises where its server, its own process or the way to them fails."""
     import wandb
+    from wandb.sdk.lib.service.service_connection import WandbApiFailedError
     from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
+    from wandb.sdk.mailbox.mailbox_handle import ServerResponseError
 
-    return (wandb.Error, OSError, HandleAbandonedError, MailboxClosedError)
+    return (wandb.Error, OSError, HandleAbandonedError, MailboxClosedError, ServerResponseError, WandbApiFailedError)
 
 
 def _first_line(error: Exception) -> str:
