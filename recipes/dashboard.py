@@ -45,7 +45,7 @@ def build(project: str, entity: str | None, out: Path | None) -> str:
         try:
             return "\n".join(dashboard.publish(project, entity))
         except wandb_runs.failures() as error:
-            raise RunFailed(f"W&B refuses the dashboard: {error}; --out FILE writes it to a file") from error
+            raise RunFailed(f"W&B must take the dashboard, got {error}; --out FILE writes it to a file") from error
     file = out or Path(f"dashboard-{project}.json")
     file.parent.mkdir(parents=True, exist_ok=True)
     write_json(file, dashboard.specification(project, entity or ""))

@@ -8,18 +8,22 @@ from pathlib import Path
 import pytest
 
 from preftune import command_line
+from preftune.reporting.metric_names import metrics_page
+from recipes import dashboard
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCS = "\n".join([README, *(path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md")))])
 COMMANDS = re.findall(r"^    python -m recipes\.run\b *(.*)$", DOCS, flags=re.M)
+DASHBOARDS = re.findall(r"^    python -m recipes\.dashboard\b *(.*)$", DOCS, flags=re.M)
 LOOKS = re.findall(r"^    python -m recipes\.pairs\b *(.*)$", DOCS, flags=re.M)
 MAKE_WORDS = re.findall(r"^    make (\w+)", README + (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), flags=re.M)
 TREE = README[README.index("## The house") :]
 
 
 def test_the_readme_names_as_many_commands_as_are_tested() -> None:
-    assert len(COMMANDS) == 14
+    assert len(COMMANDS) == 16
+    assert len(DASHBOARDS) == 2
     assert len(LOOKS) == 1
     assert set(MAKE_WORDS) == {"run", "test", "check", "fix"}
 
@@ -32,6 +36,18 @@ def test_each_command_of_the_readme_is_accepted(command: str) -> None:
 @pytest.mark.parametrize("look", LOOKS)
 def test_each_look_at_pairs_of_the_readme_is_accepted(look: str) -> None:
     assert command_line.checked(shlex.split(look), ROOT / "conf", sweeps=False)
+
+
+@pytest.mark.parametrize("typed", DASHBOARDS)
+def test_each_dashboard_of_the_readme_is_built(typed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["dashboard", *shlex.split(typed), "--out", "specification.json"])
+    dashboard.main()
+    assert (tmp_path / "specification.json").is_file()
+
+
+def test_the_table_of_metrics_is_the_list_that_dashboards_are_built_from() -> None:
+    assert (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8") == metrics_page()
 
 
 def test_make_knows_each_word_that_the_documents_name() -> None:

@@ -57,6 +57,29 @@ def find(name: str) -> Metric | None:
     return exact or next((metric for metric in METRICS if metric.varies and re.fullmatch(metric.pattern, name)), None)
 
 
+def metrics_page() -> str:
+    """Return the list as a page of Markdown, which `docs/metrics.md` holds."""
+    lines = [
+        "# Metrics",
+        "",
+        "What a run logs, in `metrics.jsonl` and to its tracker, by the sections of the dashboard. Names are TRL's own",
+        "where TRL has the metric. `eval_` is of held-out pairs; `<word>` stands for a name of the run's own.",
+    ]
+    for section in SECTIONS:
+        lines += [
+            "",
+            f"## {section}",
+            "",
+            "| metric | unit | what it is | where, if not in every run |",
+            "|---|---|---|---|",
+        ]
+        for metric in METRICS:
+            if metric.section == section:
+                meaning = metric.meaning.replace("|", "\\|")
+                lines.append(f"| `{metric.name}` | {metric.unit} | {meaning} | {metric.only} |")
+    return "\n".join(lines) + "\n"
+
+
 def _on_pairs() -> Iterator[Metric]:
     """Yield what is measured alike on held-out pairs, as `eval_<name>`, and on the pairs of training."""
     for metric in _PAIRS:
