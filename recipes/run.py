@@ -28,7 +28,8 @@ def run(resolved: dict[str, Any]) -> None:
         if previous and previous.complete:
             return terminal.print_complete(directory.path, previous, directory.samples())
         directory.start(resolved, {})
-        with directory.running(), tracking(choices.track, directory.path, resolved, not choices.dry_run) as tracker:
+        sweep, watch = choices.sweep.name, not choices.dry_run
+        with tracking(choices.track, directory.path, resolved, watch, sweep) as tracker, directory.running():
             return train(choices, directory, tracker)
 
 

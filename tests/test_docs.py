@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 
 from preftune import command_line
-from recipes import compare
+from preftune.reporting.metric_names import METRICS
+from recipes import compare, dashboard
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCS = "\n".join([README, *(path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md")))])
 COMMANDS = re.findall(r"^    python -m recipes\.run\b *(.*)$", DOCS, flags=re.M)
+DASHBOARDS = re.findall(r"^    python -m recipes\.dashboard\b *(.*)$", DOCS, flags=re.M)
 LOOKS = re.findall(r"^    python -m recipes\.pairs\b *(.*)$", DOCS, flags=re.M)
 COMPARISONS = re.findall(r"^    python -m recipes\.compare\b *(.*)$", DOCS, flags=re.M)
 MAKE_WORDS = re.findall(r"^    make (\w+)", README + (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), flags=re.M)
@@ -21,7 +23,8 @@ TREE = README[README.index("## The house") :]
 
 
 def test_the_readme_names_as_many_commands_as_are_tested() -> None:
-    assert len(COMMANDS) == 15
+    assert len(COMMANDS) == 22
+    assert len(DASHBOARDS) == 2
     assert len(LOOKS) == 1
     assert len(COMPARISONS) == 3
     assert set(MAKE_WORDS) == {"run", "test", "check", "fix"}
@@ -41,6 +44,21 @@ def test_each_look_at_pairs_of_the_readme_is_accepted(look: str) -> None:
 def test_each_comparison_of_the_readme_is_accepted(comparison: str) -> None:
     asked = compare.arguments().parse_args(shlex.split(comparison))
     assert {path.parts[0] for path in asked.directories} <= {"runs", "sweeps"}
+
+
+@pytest.mark.parametrize("typed", DASHBOARDS)
+def test_each_dashboard_of_the_readme_is_built(typed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["dashboard", *shlex.split(typed), "--out", "specification.json"])
+    dashboard.main()
+    assert (tmp_path / "specification.json").is_file()
+
+
+def test_every_metric_of_a_dashboard_is_explained() -> None:
+    explained = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+    names = {re.sub(r"^(eval|train)_", "", metric.name) for metric in METRICS}
+    assert not [name for name in sorted(names) if f"`{name}`" not in explained]
+    assert len(names) > 40
 
 
 def test_make_knows_each_word_that_the_documents_name() -> None:

@@ -170,6 +170,12 @@ def _full_training_has_no_targets(adapter: AdapterSettings, model: ModelSettings
     return None
 
 
+def _an_adapter_can_be_kept(adapter: AdapterSettings, track: TrackSettings) -> str | None:
+    if adapter.name == "full" and track.log_adapter:
+        return "track.log_adapter must be false for adapter=full, which trains no adapter, got true"
+    return None
+
+
 def _half_precisions_match(model: ModelSettings, train: TrainSettings) -> str | None:
     if model.dtype == "bfloat16" and train.dpo.get("fp16"):
         return "train.fp16 must be false where model.dtype is bfloat16, got true; set train.bf16"
@@ -199,6 +205,7 @@ _RELATIONS: tuple[Callable[..., str | None], ...] = (
     _reference_adapter_exists,
     _full_training_is_not_quantised,
     _full_training_has_no_targets,
+    _an_adapter_can_be_kept,
     _half_precisions_match,
     _a_stream_ends,
     _a_stream_is_read_once,

@@ -1,10 +1,14 @@
 """What a run can choose about where it leaves its results and who watches."""
 
+from importlib.util import find_spec
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from preftune.settings import Settings
+from preftune.settings import Settings, shown
+
+PROJECT = r"^[^/\\#?%:]{1,128}$"
+_WITH_PROJECT = ("wandb", "trackio")
 
 
 class RunSettings(Settings):
@@ -32,26 +36,40 @@ class TrackSettings(Settings):
     r"""Where metrics go beside the run's own directory.
 
     Attributes:
-        name: `wandb`, `tensorboard` or `none`.
-        project: W&B project: up to 128 characters, none of `/ \ # ? % :`.
+        name: `wandb`, `trackio`, `tensorboard` or `none`.
+        project: Project of W&B or Trackio: up to 128 characters, none of `/ \ # ? % :`.
         entity: W&B user or team; null is the account's default.
         tags: W&B tags, each of 1 to 64 characters.
+        log_adapter: Whether W&B keeps the trained adapter, too, as an artifact of the run.
     """
 
-    name: Literal["wandb", "tensorboard", "none"]
-    project: Annotated[str, Field(pattern=r"^[^/\\#?%:]{1,128}$")] | None = None
+    name: Literal["wandb", "trackio", "tensorboard", "none"]
+    project: Annotated[str, Field(pattern=PROJECT)] | None = None
     entity: str | None = None
     tags: list[Annotated[str, Field(min_length=1, max_length=64)]] = Field(default_factory=list)
+    log_adapter: bool = False
 
     @model_validator(mode="after")
     def _fits_its_name(self) -> "TrackSettings":
-        if self.name == "wandb" and self.project is None:
-            raise ValueError("track.project must be a name for track=wandb, got null")
-        for key, value in {"project": self.project, "entity": self.entity, "tags": self.tags}.items():
-            if self.name != "wandb" and value:
+        if self.name in _WITH_PROJECT and self.project is None:
+            raise ValueError(f"track.project must be a name for track={self.name}, got null")
+        of_wandb = {"entity": self.entity, "tags": self.tags, "log_adapter": self.log_adapter}
+        no_effect = {} if self.name == "wandb" else of_wandb
+        if self.name not in _WITH_PROJECT:
+            no_effect = {"project": self.project} | no_effect
+        for key, value in no_effect.items():
+            if value:
                 raise ValueError(
-                    f"track.{key} must be left out for track={self.name}, got {value!r}; choose track=wandb"
+                    f"track.{key} must be left out for track={self.name}, got {shown(value)}; choose track=wandb"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _is_installed(self) -> "TrackSettings":
+        if self.name == "trackio" and find_spec("trackio") is None:
+            raise ValueError(
+                "track must be a tracker that is installed, got trackio; `pip install 'trackio>=0.43'` installs it"
+            )
         return self
 
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ class Sweep:
             lock.release()
 
     def begin(self, about: Mapping[str, Any], jobs: Sequence[Sequence[str]]) -> None:
-        """Write the record of a sweep none of whose jobs has been looked at.
+        """Write the record of a sweep none of whose `jobs`, each its overrides, has been looked at.
 
         Raises:
             Refusal: The name belongs to another sweep.
@@ -56,7 +56,7 @@ class Sweep:
                 f"which is sweep {other[:8]}: other axes, values or settings; leave it out to name the sweep after its "
                 "axes"
             )
-        planned = [{"number": number, "overrides": job, "state": "not_run"} for number, job in enumerate(jobs)]
+        planned = [_job(number, job) for number, job in enumerate(jobs)]
         write_json(self.file, {**about, "started": _now(), "ended": None, "concluded": False, "jobs": planned})
 
     def record(self, overrides: Sequence[str], **found: object) -> int:
@@ -66,7 +66,7 @@ class Sweep:
             jobs = sweep["jobs"]
             job = next((job for job in jobs if job["overrides"] == list(overrides)), None)
             if job is None:
-                job = {"number": len(jobs), "overrides": list(overrides)}
+                job = _job(len(jobs), overrides)
                 jobs.append(job)
             job |= found
             write_json(self.file, sweep)
@@ -79,6 +79,19 @@ class Sweep:
         write_json(self.file, {**sweep, "ended": _now(), "seconds": seconds, "concluded": True})
         jobs: list[dict[str, Any]] = sweep["jobs"]
         return jobs
+
+
+def _job(number: int, overrides: Sequence[str]) -> dict[str, Any]:
+    axes = {key: _plain(value) for key, _, value in (override.partition("=") for override in overrides)}
+    return {"number": number, "overrides": list(overrides), "axes": axes, "state": "not_run"}
+
+
+def _plain(value: str) -> int | float | str:
+    """Return what a person would read `value` as: a number where it is one."""
+    for number in (int, float):
+        with suppress(ValueError):
+            return number(value)
+    return value
 
 
 def _now() -> str:

@@ -8,7 +8,7 @@ import re
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,9 @@ from preftune.runs.identity import identity
 from preftune.runs.jobs import run_alone
 from preftune.runs.opening import open_run
 from preftune.runs.search import search_overrides
+from preftune.runs.settings import TrackSettings
 from preftune.runs.sweep_record import Sweep
+from preftune.runs.tracking import log_sweep_report
 
 _ENDED_WELL = "complete"
 _OF_CODE = {0: "complete", 143: "preempted"}
@@ -81,17 +83,19 @@ def sweeping(
             found = search_overrides(sweep.directory, command) if search else []
             yield [f"++sweep.name={sweep.directory.name}", *found]
         except KeyboardInterrupt as interrupt:
-            _conclude(sweep, started)
+            _conclude(sweep, started, jobs[0][1])
             raise Interrupted(f"interrupted by Ctrl-C; the same command goes on; see {sweep.directory}") from interrupt
-        ended = _conclude(sweep, started)
+        ended = _conclude(sweep, started, jobs[0][1])
     refuse_failures(sweep.directory, ended)
 
 
-def _conclude(sweep: Sweep, started: float) -> list[dict[str, Any]]:
-    """Close the record, show and write what the sweep came to, and return its jobs."""
+def _conclude(sweep: Sweep, started: float, resolved: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Close the record, show, write and track what the sweep came to, and return its jobs."""
     jobs = sweep.conclude(started)
     comparison = read_sweep(sweep.directory)
     print_comparison(comparison, write_comparison(sweep.directory, comparison))
+    if any(job.get("trained") for job in jobs):
+        log_sweep_report(TrackSettings.model_validate(resolved["track"]), sweep.directory.name, sweep.directory)
     return jobs
 
 
@@ -133,12 +137,11 @@ def do_job(recipe: str, resolved: Mapping[str, Any]) -> float | None:
     sweep = Sweep(resolved["sweep"]["name"])
     record = sweep.read()
     mine = varied(HydraConfig.get().overrides.task, record["axes"])
-    axes = {key: _plain(value) for key, _, value in (override.partition("=") for override in mine)}
     begun = any(job["state"] not in (_ENDED_WELL, "not_run", "running") for job in record["jobs"])
     if resolved["sweep"]["fail_fast"] and begun:
-        sweep.record(mine, axes=axes, state="not_run", reason="an earlier job failed, and sweep.fail_fast is true")
+        sweep.record(mine, state="not_run", reason="an earlier job failed, and sweep.fail_fast is true")
         return None
-    number = sweep.record(mine, axes=axes, state="running", reason=None)
+    number = sweep.record(mine, state="running", reason=None)
     of = "" if record["search"] else f"/{len(record['jobs'])}"
     told = _Told(f"{number + 1}{of}", " ".join(mine))
     started = time.monotonic()
@@ -222,14 +225,6 @@ class _Told:
         self.console.print(Text("  ".join(word for word in words if word)), soft_wrap=True)
         if reason:
             self.console.print(Text(f"    {reason.splitlines()[0]}", "yellow"), soft_wrap=True)
-
-
-def _plain(value: str) -> int | float | str:
-    """Return what a person would read `value` as: a number where it is one."""
-    for number in (int, float):
-        with suppress(ValueError):
-            return number(value)
-    return value
 
 
 def _joined(axes: Sequence[str]) -> str:
