@@ -23,9 +23,8 @@ def run(resolved: dict[str, Any]) -> None:
     """Do one run in its directory, or say that it is complete."""
     choices = config.Config.model_validate(resolved)
     with open_run(resolved, scratch=choices.dry_run) as directory:
-        previous = directory.previous()
         environment.settle()
-        if previous and previous.complete:
+        if (previous := directory.previous()) and previous.complete:
             return terminal.print_complete(directory.path, previous, directory.samples())
         directory.start(resolved, {})
         sweep, watch = choices.sweep.name, not choices.dry_run
@@ -77,6 +76,5 @@ def main(choices: DictConfig) -> float | None:
 if __name__ == "__main__":
     with exits():
         line = command_line.read(sys.argv[1:], CHOICES)
-        with sweeps.sweeping(line.typed, line.axes, line.jobs, line.search) as more:
-            sys.argv[1:] = [*line.argv, *more]
+        with sweeps.sweeping(line.argv, line.typed, line.axes, line.jobs, line.search) as sys.argv[1:]:
             main()

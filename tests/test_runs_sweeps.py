@@ -42,8 +42,9 @@ def complete(name: str) -> None:
 def test_a_sweep_is_named_after_its_axes_and_what_its_jobs_depend_on() -> None:
     names = []
     for typed in (jobs(), jobs(), jobs(objective="eval.accuracy"), jobs()[:1]):
-        with sweeping(["loss.beta=0.1,0.2"], ["loss.beta"], typed) as more:
-            (override,) = more
+        with sweeping(["-m"], ["loss.beta=0.1,0.2"], ["loss.beta"], typed) as more:
+            flag, override = more
+            assert flag == "-m"
             names.append(override.partition("=")[2])
             for overrides, _ in typed:
                 Sweep(names[-1]).record(varied(overrides, ["loss.beta"]), state="complete")
@@ -52,22 +53,22 @@ def test_a_sweep_is_named_after_its_axes_and_what_its_jobs_depend_on() -> None:
 
 
 def test_a_name_belongs_to_one_sweep() -> None:
-    with sweeping([], ["loss.beta"], jobs(name="mine")):
+    with sweeping([], [], ["loss.beta"], jobs(name="mine")):
         complete("mine")
     with (
         pytest.raises(
             Refusal, match=r"sweep.name must be new or that of this sweep \(\w{8}\), got mine, which is sweep"
         ),
-        sweeping([], ["loss.beta"], jobs(name="mine")[:1]),
+        sweeping([], [], ["loss.beta"], jobs(name="mine")[:1]),
     ):
         pass
 
 
 def test_a_sweep_is_started_once_at_a_time() -> None:
-    with sweeping([], ["loss.beta"], jobs(name="mine")):
+    with sweeping([], [], ["loss.beta"], jobs(name="mine")):
         with (
             pytest.raises(Refusal, match=r"sweep must not be under way elsewhere, got sweeps/mine; wait for it"),
-            sweeping([], ["loss.beta"], jobs(name="mine")),
+            sweeping([], [], ["loss.beta"], jobs(name="mine")),
         ):
             pass
         complete("mine")
@@ -76,14 +77,14 @@ def test_a_sweep_is_started_once_at_a_time() -> None:
 def test_jobs_that_were_not_reached_are_named() -> None:
     with (
         pytest.raises(RunFailed, match=r"1 of 2 jobs did not complete.*\n  loss.beta=0.2: not_run"),
-        sweeping([], ["loss.beta"], jobs(name="mine")),
+        sweeping([], [], ["loss.beta"], jobs(name="mine")),
     ):
         Sweep("mine").record(["loss.beta=0.1"], state="complete")
 
 
 def test_nothing_is_kept_of_a_sweep_that_trains_nothing() -> None:
     looked = [(overrides, {**resolved, "dry_run": True}) for overrides, resolved in jobs()]
-    with sweeping([], ["loss.beta"], looked) as more:
+    with sweeping([], [], ["loss.beta"], looked) as more:
         assert more == []
     assert not Path("sweeps").exists()
 

@@ -48,6 +48,7 @@ def varied(overrides: Sequence[str], axes: Sequence[str]) -> tuple[str, ...]:
 
 @contextmanager
 def sweeping(
+    argv: Sequence[str],
     command: Sequence[str],
     axes: Sequence[str],
     jobs: Sequence[tuple[Sequence[str], Mapping[str, Any]]],
@@ -56,13 +57,14 @@ def sweeping(
     """Hold the sweep while its jobs run inside the block, and conclude it; nothing where there are no jobs.
 
     Args:
+        argv: What Hydra takes of the command line.
         command: The overrides as typed.
         axes: Keys and groups that vary.
         jobs: The overrides of each job, and its resolved configuration.
         search: Where a sweeper chooses the jobs, the overrides that say among which: `jobs` are examples then.
 
     Yields:
-        Overrides that tell each job the sweep's name, and a sweeper that searches what it has found before.
+        `argv` with what tells each job the sweep's name, and a sweeper that searches what it has found before.
 
     Raises:
         Refusal: The sweep is under way elsewhere, or its name belongs to another.
@@ -70,7 +72,7 @@ def sweeping(
         Interrupted: The sweep was stopped.
     """
     if not jobs or jobs[0][1]["dry_run"]:
-        yield []
+        yield list(argv)
         return
     settings, started = jobs[0][1]["sweep"], time.monotonic()
     identified = key_of(sorted(identity(resolved, {}) for _, resolved in jobs), sorted(search))
@@ -81,7 +83,7 @@ def sweeping(
         sweep.begin(about, [] if search else [varied(overrides, axes) for overrides, _ in jobs])
         try:
             found = search_overrides(sweep.directory, command) if search else []
-            yield [f"++sweep.name={sweep.directory.name}", *found]
+            yield [*argv, f"++sweep.name={sweep.directory.name}", *found]
         except KeyboardInterrupt as interrupt:
             _conclude(sweep, started, jobs[0][1])
             raise Interrupted(f"interrupted by Ctrl-C; the same command goes on; see {sweep.directory}") from interrupt
