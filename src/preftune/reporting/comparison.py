@@ -14,7 +14,8 @@ from typing import Any
 
 from preftune.refusals import Refusal
 from preftune.reporting.axes import SEED, differing, label, written
-from preftune.reporting.measures import MEASURES, OBJECTIVES, Measured
+from preftune.reporting.measures import MEASURES, OBJECTIVES, Measure, Measured
+from preftune.reporting.numbers import spelled
 from preftune.reporting.run_files import RunFiles, finite, mapping, read_run_files, text_at
 
 
@@ -97,6 +98,11 @@ class Row:
     cost: float | None
     unit: str
 
+    def spelled(self, measure: Measure) -> str:
+        """Return a measure as a person reads it, with its standard error where that is known."""
+        found = self.values[measure.key]
+        return spelled(found.mean, found.stderr, measure.form) if found else spelled(None, None, measure.form)
+
     @property
     def healthy(self) -> bool:
         """Whether all of its jobs are."""
@@ -127,6 +133,11 @@ class Comparison:
     def measure(self) -> str:
         """The key of the measure that the objective names."""
         return OBJECTIVES[self.objective]
+
+    def measures(self) -> list[Measure]:
+        """Return the measures that some row has, the one that it is ranked by first."""
+        ordered = sorted(MEASURES.values(), key=lambda measure: measure.key != self.measure)
+        return [measure for measure in ordered if any(row.values[measure.key] for row in self.rows)]
 
 
 def read_sweep(directory: Path, objective: str | None = None) -> Comparison:

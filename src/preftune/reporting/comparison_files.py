@@ -64,7 +64,7 @@ def comparison_csv(comparison: Comparison) -> str:
         values = [value for key in MEASURES for value in _both(row.values[key])]
         axes = [written(row.axes[axis]) if axis in row.axes else "" for axis in comparison.axes]
         objective = _both(row.values[comparison.measure])[0]
-        directories = " ".join(job.directory for job in row.jobs)
+        directories = ";".join(job.directory for job in row.jobs)
         last = [row.verdict, "complete", "", row.seconds, row.cost, row.unit, directories]
         writer.writerow(_cells([row.rank, *axes, len(row.jobs), objective, *values, *last]))
     for job in comparison.unranked:

@@ -9,9 +9,10 @@ from preftune.reporting.axes import label, written
 from preftune.reporting.colours import style
 from preftune.reporting.comparison import Comparison, Row
 from preftune.reporting.curves import CURVES, Frontier, Painted, learning_curves, named
-from preftune.reporting.measures import MEASURES, Measure
+from preftune.reporting.measures import MEASURES
+from preftune.reporting.numbers import cell, duration
 from preftune.reporting.page import page, safe
-from preftune.reporting.recommendation import Recommendation, recommend, spelled
+from preftune.reporting.recommendation import Recommendation, recommend
 from preftune.reporting.run_files import finite
 from preftune.reporting.series_chart import Axis, series_chart, series_legend, spans_decades
 
@@ -45,22 +46,7 @@ def comparison_page(
     return page(_title(comparison), "\n".join(parts), style([line.colour for line in lines]))
 
 
-def columns(comparison: Comparison) -> list[Measure]:
-    """Return the measures that some row has, the one that it is ranked by first."""
-    ordered = sorted(MEASURES.values(), key=lambda measure: measure.key != comparison.measure)
-    return [measure for measure in ordered if any(row.values[measure.key] for row in comparison.rows)]
-
-
-def duration(seconds: float | None) -> str:
-    """Return seconds as a person reads them."""
-    if seconds is None:
-        return "-"
-    if seconds < 600:
-        return f"{seconds:.1f} s" if seconds < 100 else f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 36_000 else f"{seconds / 3600:.1f} h"
-
-
-def cost(row: Row) -> str:
+def _cost(row: Row) -> str:
     """Return for how long a row kept the device, with its unit."""
     return "-" if row.cost is None else f"{row.cost:,.1f} {row.unit}"
 
@@ -92,7 +78,7 @@ def _table(comparison: Comparison, advised: Recommendation, directory: Path) -> 
     if not comparison.rows:
         yield '<p class="quiet">No job came to a result.</p>'
         return
-    measures = columns(comparison)
+    measures = comparison.measures()
     seeds = any(len(row.jobs) > 1 for row in comparison.rows)
     measured = [f'<th scope="col" title="{safe(one.means)}">{safe(one.name)}</th>' for one in measures]
     heads = [
@@ -106,27 +92,21 @@ def _table(comparison: Comparison, advised: Recommendation, directory: Path) -> 
     yield f"<thead><tr>{''.join(heads)}</tr></thead><tbody>"
     for row in comparison.rows:
         named = f"{row.rank}. {row.label}"
-        values = [spelled(row.values[measure.key], measure.form) for measure in measures]
+        values = [row.spelled(measure) for measure in measures]
         cells = [
             values[0],
             row.verdict,
             *values[1:],
             *([str(len(row.jobs))] * seeds),
             duration(row.seconds),
-            cost(row),
+            _cost(row),
         ]
         links = " ".join(_link(job.run.path, directory, str(job.number)) for job in row.jobs)
         kind = ' class="best"' if row.rank == advised.rank else ""
         held = "held long" if len(named) > 24 else "held"
-        drawn = "".join(f"<td>{cell_of(cell)}</td>" for cell in cells)
+        drawn = "".join(f"<td>{cell(text)}</td>" for text in cells)
         yield f'<tr{kind}><th scope="row" class="{held}">{safe(named)}</th>{drawn}<td>{links}</td></tr>'
     yield "</tbody></table></div></section>"
-
-
-def cell_of(text: str) -> str:
-    """Return a cell; a standard error stands below its number, which keeps the table narrow."""
-    value, between, error = text.partition(" ± ")
-    return f"{safe(value)}<br><small>± {safe(error)}</small>" if between else safe(text)
 
 
 def _link(run: Path, directory: Path, text: str) -> str:
@@ -189,7 +169,7 @@ def _curves(lines: Sequence[Painted]) -> Iterator[str]:
 
 def _columns(comparison: Comparison) -> Iterator[str]:
     yield '<details class="more"><summary>What the columns are</summary><section class="card">'
-    facts = [(measure.name, measure.means) for measure in columns(comparison)]
+    facts = [(measure.name, measure.means) for measure in comparison.measures()]
     facts += [
         ("±", "one standard error: over seeds where a row has several, else over prompts or held-out pairs"),
         ("seconds", "what one job measured of its stages, without start-up; the mean over its seeds"),

@@ -12,10 +12,10 @@ from rich.text import Text
 
 from preftune.reporting.axes import label, short_names, shown
 from preftune.reporting.comparison import Comparison, Row
-from preftune.reporting.comparison_page import columns, duration
 from preftune.reporting.inert import inert
 from preftune.reporting.measures import MEASURES, Measure
-from preftune.reporting.recommendation import recommend, spelled
+from preftune.reporting.numbers import duration
+from preftune.reporting.recommendation import recommend
 
 _ROWS = 30
 _WIDEST = 30
@@ -61,7 +61,7 @@ class _Column(NamedTuple):
 def _table(comparison: Comparison, width: int, best: int | None) -> Table:
     rows = comparison.rows[:_ROWS]
     left = [_Column("", [str(row.rank) for row in rows]), *_axes(comparison, width // 2)]
-    offered = {column.key: _measured(rows, column, comparison.measure) for column in columns(comparison)}
+    offered = {column.key: _measured(rows, column, comparison.measure) for column in comparison.measures()}
     offered["verdict"] = _Column("verdict", [inert(row.verdict) for row in rows])
     offered["seconds"] = _Column("time", [duration(row.seconds) for row in rows], words=False)
     if any(len(row.jobs) > 1 for row in rows):
@@ -90,7 +90,7 @@ def _table(comparison: Comparison, width: int, best: int | None) -> Table:
 
 def _measured(rows: Sequence[Row], measure: Measure, objective: str) -> _Column:
     """Return the column of a measure; only the objective keeps its standard error, to leave room for the others."""
-    cells = [spelled(row.values[measure.key], measure.form) for row in rows]
+    cells = [row.spelled(measure) for row in rows]
     short = cells if measure.key == objective else [cell.partition(" ±")[0] for cell in cells]
     return _Column(measure.short, short, words=False)
 

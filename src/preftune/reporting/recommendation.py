@@ -54,7 +54,7 @@ def recommend(comparison: Comparison) -> Recommendation:
         return _none_healthy(ranked, comparison, name)
     best, better = healthy[0], ranked[: ranked.index(healthy[0])]
     aside = f" {_higher(better, comparison.measure)}" if better else ""
-    said = f"Take {best.label}: its {name} of {number(best, comparison.measure)}"
+    said = f"Take {best.label}: its {name} of {best.spelled(MEASURES[comparison.measure])}"
     if len(healthy) == 1:
         others = len(ranked) - 1
         alone = f"it is the only healthy job of {len(ranked)}" if others else "there is no other job to compare it with"
@@ -64,37 +64,25 @@ def recommend(comparison: Comparison) -> Recommendation:
     return Recommendation(best.rank, best.label, sure, sentence, "" if sure == "clear" else _advice(best, comparison))
 
 
-def number(row: Row, measure: str) -> str:
-    """Return a measure of a row as it stands in the table, with its standard error where it has one."""
-    return spelled(row.values[measure], MEASURES[measure].form)
-
-
-def spelled(spread: Spread | None, form: str) -> str:
-    """Return a number with its standard error where that is known; a dash where there is no number."""
-    if spread is None:
-        return "-"
-    return f"{spread.mean:{form}}" + ("" if spread.stderr is None else f" ± {spread.stderr:{form.removeprefix('+')}}")
-
-
 def _none_healthy(ranked: list[Row], comparison: Comparison, name: str) -> Recommendation:
     words = ", ".join(f"{count} {word}" for word, count in Counter(row.verdict for row in ranked).items())
     best = ranked[0]
     sentence = (
         f"No job is healthy ({words}), so none is recommended. By {name} {best.label} is first with "
-        f"{number(best, comparison.measure)}, but {best.verdict}."
+        f"{best.spelled(MEASURES[comparison.measure])}, but {best.verdict}."
     )
     return Recommendation(None, None, "none", sentence, best.sentence)
 
 
 def _higher(better: list[Row], measure: str) -> str:
-    named = ", ".join(f"{row.label} ({number(row, measure)}, {row.verdict})" for row in better[:3])
+    named = ", ".join(f"{row.label} ({row.spelled(MEASURES[measure])}, {row.verdict})" for row in better[:3])
     more = f" and {len(better) - 3} more" if len(better) > 3 else ""
     return f"Higher, but not healthy: {named}{more}."
 
 
 def _compared(best: Row, second: Row, measure: str) -> tuple[Sureness, str]:
     first, other = best.values[measure], second.values[measure]
-    against = f"{second.label} ({number(second, measure)})"
+    against = f"{second.label} ({second.spelled(MEASURES[measure])})"
     if first is None or other is None or first.stderr is None or other.stderr is None:
         return "unknown", f"ahead of {against}; how sure that is cannot be said, as no standard error is known"
     difference, error = first.mean - other.mean, math.hypot(first.stderr, other.stderr)

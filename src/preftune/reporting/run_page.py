@@ -9,8 +9,8 @@ import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from preftune.reporting.charts import Part, bar_row
-from preftune.reporting.comparison_page import cell_of, duration
 from preftune.reporting.measures import MEASURES, ROWS
+from preftune.reporting.numbers import cell, duration, spelled
 from preftune.reporting.page import page, safe
 from preftune.reporting.pair_report import PairReport
 from preftune.reporting.pairs_page import account, waterfall
@@ -123,14 +123,11 @@ def _sampled(run: RunFiles) -> Iterator[str]:
     start, end = number_at(was, "mean"), number_at(now, "mean")
     if start is not None and end is not None:
         errors = [number_at(one, "stderr") for one in (was, now)]
-        said = [
-            f"{mean:.3f}" if error is None else f"{mean:.3f} ± {error:.3f}"
-            for mean, error in zip((start, end), errors, strict=True)
-        ]
+        said = [spelled(mean, error, ".3f") for mean, error in zip((start, end), errors, strict=True)]
         yield _cells("true reward", *said, f"{end - start:+.3f}")
     if won := MEASURES["win_rate"].of(run):
-        error = "" if won.stderr is None else f" ± {won.stderr:.3f}"
-        yield _cells("win rate over the reference", "0.500", f"{won.value:.3f}{error}", f"{won.value - 0.5:+.3f}")
+        end_rate = spelled(won.value, won.stderr, ".3f")
+        yield _cells("win rate over the reference", "0.500", end_rate, f"{won.value - 0.5:+.3f}")
     first, last = number_at(run.summary, "length_sampled_reference"), number_at(run.summary, "length_sampled")
     if first is not None and last is not None:
         yield _cells("length of sampled answers, tokens", f"{first:.1f}", f"{last:.1f}", f"{last - first:+.1f}")
@@ -143,7 +140,7 @@ def _sources(run: RunFiles) -> Iterator[str]:
     for name, found in mapping(run.summary.get("sources")).items():
         numbers = [number_at(mapping(found), key) for key in ("accuracy", "margin", "pairs")]
         forms = (".3f", ".2f", ",.0f")
-        said = ["-" if value is None else f"{value:{form}}" for value, form in zip(numbers, forms, strict=True)]
+        said = [spelled(value, None, form) for value, form in zip(numbers, forms, strict=True)]
         rows.append(_cells(name, *said))
     if rows:
         heads = "".join(f'<th scope="col">{head}</th>' for head in ("source", "accuracy", "margin, nats", "pairs"))
@@ -152,7 +149,7 @@ def _sources(run: RunFiles) -> Iterator[str]:
 
 
 def _cells(name: str, *cells: str) -> str:
-    return f'<tr><th scope="row">{safe(name)}</th>{"".join(f"<td>{cell_of(cell)}</td>" for cell in cells)}</tr>'
+    return f'<tr><th scope="row">{safe(name)}</th>{"".join(f"<td>{cell(text)}</td>" for text in cells)}</tr>'
 
 
 def _plan(run: RunFiles) -> Iterator[str]:

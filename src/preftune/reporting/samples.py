@@ -20,7 +20,7 @@ def samples_section(samples: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         return
     yield "<h2>Answers of reference and policy</h2>"
     yield (
-        '<p class="quiet">To the same held-out prompts. Words of the reference that the '
+        '<p class="quiet">To the same held-out prompts from the same seed. Words of the reference that the '
         "policy does not have are <del>underlined with dashes</del>, those that only the policy has "
         "<ins>underlined</ins>.</p>"
     )
