@@ -47,11 +47,13 @@ class Run:
         trainer: After it.
         losses: Mean cost of each step's pairs.
         movement: What was added to all that trains, in one row.
+        events: What was logged of each step.
     """
 
     trainer: PairTrainer
     losses: list[float]
     movement: Tensor
+    events: list[dict[str, float]]
 
 
 @cache
@@ -112,12 +114,11 @@ def run(engine: str, **settings: Any) -> Run:
     """Build a trainer and train."""
     trainer = build(engine, **settings)
     before = weights(trainer)
-    losses: list[float] = []
-    trainer.report_to(
-        lambda step, steps: None, lambda logs, step: losses.extend([logs["loss"]] if "loss" in logs else [])
-    )
+    events: list[dict[str, float]] = []
+    trainer.report_to(lambda step, steps: None, lambda logs, step: events.append(dict(logs)))
     trainer.train()
-    return Run(trainer, losses, weights(trainer) - before)
+    events = [event for event in events if "loss" in event]
+    return Run(trainer, [event["loss"] for event in events], weights(trainer) - before, events)
 
 
 def weights(trainer: PairTrainer) -> Tensor:

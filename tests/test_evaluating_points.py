@@ -342,3 +342,10 @@ def test_every_metric_that_a_run_logs_is_documented(make: Make, tmp_path: Path) 
     assert len(names) > 50
     stderr = {name for name in names if name.endswith("_stderr") and name.startswith("true_reward")}
     assert sorted(name for name in names - stderr if f"`{name}`" not in documented) == []
+
+
+def test_what_was_trained_on_since_the_last_event_is_logged_where_a_point_ends_the_training(make: Make) -> None:
+    saturates = {"loss": SIGMOID | {"beta": 1.0}, "learning_rate": 1e-2, "judged_by": guard("saturated")}
+    run = make(**saturates, max_steps=12, logging_steps=2, prompts=0).go()
+    assert run.trainer.state.global_step == 3
+    assert list(run.having("logratio/margin")) == [2, 3]

@@ -41,6 +41,9 @@ def test_an_identity_is_64_hex_and_the_same_twice() -> None:
         {"train__max_steps": 5},
         {"train__dataloader_in_order": False},
         {"evaluate__prompts": 8},
+        {"evaluate__points": 2},
+        {"guard__stop_on": ["collapsed"]},
+        {"guard__displaced": 0.7},  # with stop_on it decides where the training ends
         {"model__dtype": "float32"},
     ],
 )

@@ -161,9 +161,17 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
             process.kill()
     both = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
     alone = run("shared", **TWO)
+    ours, other, whole = both[0]["events"], both[1]["events"], alone.events
     alone_cut = [[len(by_turns(tokens, 130)) for tokens in each["tokens"]] for each in both]
     assert alone_cut[0] != alone_cut[1]
-    assert both[0]["losses"] == pytest.approx(alone.losses, abs=1e-5)
+    assert [event["loss"] for event in ours] == pytest.approx(alone.losses, abs=1e-5)
+    for name in ("logratio/margin", "logratio/margin_p95", "logps/chosen_per_token", "length/chosen", "accuracy"):
+        assert [event[name] for event in ours] == [event[name] for event in other]
+        assert [event[name] for event in ours] == pytest.approx([event[name] for event in whole], abs=1e-3)
+    tokens_of_a_pair = [event["speed/tokens_per_second"] / event["speed/pairs_per_second"] for event in ours]
+    assert tokens_of_a_pair == pytest.approx(
+        [event["speed/tokens_per_second"] / event["speed/pairs_per_second"] for event in whole]
+    )
     expected = weights(alone.trainer)
     for each in both:
         got = torch.tensor(each["weights"], dtype=torch.float64)
@@ -182,12 +190,11 @@ def one_of_two(directory: Path) -> None:
         return made
 
     trainer.data_collator = recorded
-    losses: list[float] = []
-    trainer.report_to(
-        lambda step, steps: None, lambda logs, step: losses.extend([logs["loss"]] if "loss" in logs else [])
-    )
+    events: list[dict[str, float]] = []
+    trainer.report_to(lambda step, steps: None, lambda logs, step: events.append(dict(logs)))
     trainer.train()
-    found = {"losses": losses, "tokens": tokens, "weights": weights(trainer).tolist()}
+    events = [event for event in events if "loss" in event]
+    found = {"events": events, "tokens": tokens, "weights": weights(trainer).tolist()}
     (directory / f"{os.environ['RANK']}.json").write_text(json.dumps(found))
 
 
