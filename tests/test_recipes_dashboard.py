@@ -220,7 +220,8 @@ class Server(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         query, values = asked["query"], asked.get("variables") or {}
-        project = {"id": "p", "name": "mine", "entityName": "me", "entity": {"id": "e", "name": "me"}}
+        project = {"id": "p", "name": "mine", "entityName": "me", "createdAt": "2026-01-01T00:00:00"}
+        project |= {"isBenchmark": False, "user": None, "entity": {"id": "e", "name": "me"}}
         data: dict[str, Any] = {"viewer": {"id": "v", "entity": "me", "username": "me", "teams": {"edges": []}}}
         if "upsertView" in query:
             self.saved.append(values)
