@@ -44,7 +44,7 @@ def build(project: str, entity: str | None, out: Path | None) -> str:
     if reason is None:
         try:
             return "\n".join(dashboard.publish(project, entity))
-        except wandb_runs.failures() as error:
+        except (*wandb_runs.failures(), ValueError) as error:
             raise RunFailed(f"W&B must take the dashboard, got {error}; --out FILE writes it to a file") from error
     file = out or Path(f"dashboard-{project}.json")
     file.parent.mkdir(parents=True, exist_ok=True)

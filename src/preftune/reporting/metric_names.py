@@ -43,7 +43,7 @@ class Metric:
     @property
     def pattern(self) -> str:
         """The regular expression of the names that it stands for."""
-        return re.sub(r"<\w+>", ".+", re.escape(self.name).replace(r"\<", "<").replace(r"\>", ">"))
+        return re.sub(r"<\w+>", ".+", re.escape(self.name))
 
     @property
     def varies(self) -> bool:

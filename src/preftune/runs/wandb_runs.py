@@ -6,6 +6,9 @@ server costs at most `server.PATIENCE + _INIT` seconds at the start, `_FINISH + 
 A run that goes on from a checkpoint keeps its id. Online W&B adds to what is there. Offline each start leaves a
 directory of its own with that id, and `wandb sync` uploads them in the order of their starts as one run, the later
 behind the earlier. Rows are placed by the metric `step`, so that steps done again come to lie on themselves.
+
+What is written names no machine, account or command line. Only where a table or an artifact waits for its upload does
+the log hold the absolute path of its files, which `wandb sync` reads and does not send.
 """
 
 import contextlib
@@ -93,7 +96,7 @@ class _Wandb(Nobody):
             artifact = wandb.Artifact(name[-128:], type=kind)
             for path in there:
                 if path.is_dir():  # of weights no copy is made
-                    artifact.add_dir(str(path), skip_cache=True, policy="immutable")
+                    artifact.add_dir(str(path.absolute()), skip_cache=True, policy="immutable")
                 else:
                     artifact.add_file(str(path), skip_cache=True)
             self._run.log_artifact(artifact)
