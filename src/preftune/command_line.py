@@ -183,7 +183,7 @@ class _Command:
         options = sorted({*self._options(key, ObjectType.CONFIG)} & {"basic", *_EXTRAS})
         if value in options:
             return None
-        extra = f"; pip install 'preftune[{_EXTRAS[str(value)]}]' adds it" if value in _EXTRAS else ""
+        extra = f"; pip install '.[{_EXTRAS[str(value)]}]' adds it" if value in _EXTRAS else ""
         return f"{key} must be one of {', '.join(options)}, got {shown(value)}{extra}"
 
     def _jobs(self) -> Iterator[list[Override]]:
