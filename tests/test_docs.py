@@ -57,7 +57,7 @@ def test_each_dashboard_of_the_readme_is_built(typed: str, tmp_path: Path, monke
 def test_every_metric_of_a_dashboard_is_explained() -> None:
     explained = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
     names = {re.sub(r"^(eval|train)_", "", metric.name) for metric in METRICS}
-    assert not [name for name in sorted(names) if f"`{name}`" not in explained]
+    assert not [name for name in sorted(names - {"terms/<term>"}) if f"`{name}`" not in explained]
     assert len(names) > 40
 
 

@@ -56,6 +56,7 @@ def test_a_run_leaves_the_files_of_the_contract(tmp_path: Path) -> None:
         "ledger.json",
         "manifest.json",
         "metrics.jsonl",
+        "report.html",
         "samples.jsonl",
         "status.json",
         "summary.json",

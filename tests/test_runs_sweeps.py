@@ -131,8 +131,10 @@ def test_optuna_is_told_where_to_go_on_and_the_users_settings_stay(tmp_path: Pat
     with sqlite3.connect(file) as database:
         database.execute("CREATE TABLE trials (state TEXT)")
         database.executemany("INSERT INTO trials VALUES (?)", [("COMPLETE",), ("FAIL",), ("COMPLETE",), ("RUNNING",)])
-    found = search_overrides(tmp_path, ["hydra.sweeper.n_trials=5", "hydra.sweeper.direction=minimize", "seed=1"])
+    seeds = ["hydra.sweeper.sampler.seed=7", "seed=1"]
+    found = search_overrides(tmp_path, ["hydra.sweeper.n_trials=5", "hydra.sweeper.direction=minimize", *seeds])
     assert "hydra.sweeper.n_trials=3" in found
     assert "hydra.sweeper.direction=minimize" in found
+    assert "hydra.sweeper.sampler.seed=9" in found
     assert f"hydra.sweeper.storage=sqlite:///{file}" in found
-    assert search_overrides(tmp_path, ["hydra.sweeper.n_trials=1"])[-1] == "hydra.sweeper.n_trials=0"
+    assert "hydra.sweeper.n_trials=0" in search_overrides(tmp_path, ["hydra.sweeper.n_trials=1"])

@@ -14,11 +14,12 @@ def search_overrides(directory: Path, typed: Sequence[str]) -> list[str]:
     Args:
         directory: The sweep's directory, whose last part names the study.
         typed: The overrides as typed; what they set stays, but that `hydra.sweeper.n_trials` counts the complete
-            trials of earlier starts.
+            trials of earlier starts, and that they are added to `hydra.sweeper.sampler.seed`.
     """
     pairs = (override.lstrip("+").partition("=") for override in typed)
     given = {key.removeprefix("hydra.sweeper."): value for key, _, value in pairs if key.startswith("hydra.sweeper.")}
     file = directory / "optuna.db"
+    done = complete_trials(file)
     settings = {
         "direction": "maximize",
         "storage": f"sqlite:///{file}",
@@ -27,7 +28,9 @@ def search_overrides(directory: Path, typed: Sequence[str]) -> list[str]:
         "max_failure_rate": "1.0",  # a trial that fails is told to Optuna, and the others go on
         **given,
     }
-    settings["n_trials"] = str(max(0, int(given.get("n_trials", _TRIALS)) - complete_trials(file)))
+    settings["n_trials"] = str(max(0, int(given.get("n_trials", _TRIALS)) - done))
+    if "sampler.seed" in given:  # from the same seed a new process would draw the first trials again
+        settings["sampler.seed"] = str(int(given["sampler.seed"]) + done)
     return [f"hydra.sweeper.{name}={value}" for name, value in settings.items()]
 
 

@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -148,15 +149,17 @@ def do_job(recipe: str, resolved: Mapping[str, Any]) -> float | None:
     told = _Told(f"{number + 1}{of}", " ".join(mine))
     started = time.monotonic()
     try:
-        path, trained, code = _run(recipe, resolved, told)
+        path, trained, code = _run(recipe, resolved, partial(sweep.record, mine), told)
+    except KeyboardInterrupt:
+        sweep.record(mine, state="preempted", code=143, reason="interrupted by Ctrl-C")
+        raise
     except Refusal as refusal:
         sweep.record(mine, state="failed", code=2, reason=str(refusal))
         told.end("failed", str(refusal), None, 0.0)
         return None
     state, reason = _how(path, code)
     seconds = round(time.monotonic() - started, 1)
-    ended = {"directory": str(path), "state": state, "code": code, "reason": reason, "trained": trained}
-    sweep.record(mine, **ended, seconds=seconds)
+    sweep.record(mine, state=state, code=code, reason=reason, trained=trained, seconds=seconds)
     told.end(state if trained else "complete before", reason, path, seconds)
     return objective_of(path, resolved["sweep"]["objective"]) if state == _ENDED_WELL else None
 
@@ -170,9 +173,12 @@ def objective_of(path: Path, objective: str) -> float | None:
     return None if measured is None else measured.value
 
 
-def _run(recipe: str, resolved: Mapping[str, Any], told: "_Told") -> tuple[Path, bool, int]:
+def _run(
+    recipe: str, resolved: Mapping[str, Any], record: Callable[..., object], told: "_Told"
+) -> tuple[Path, bool, int]:
     """Return the job's directory, whether it had to run, and its exit code."""
     with open_run(resolved, scratch=False) as directory:
+        record(directory=str(directory.path))
         previous = directory.previous()
         if previous and previous.complete:
             return directory.path, False, 0
