@@ -188,12 +188,8 @@ def _data(run: RunFiles) -> Iterator[str]:
         report = TypeAdapter(PairReport).validate_json((run.path / "data.json").read_bytes())
         splits = _splits(report.ledger)
         sections = list(account(report))
-    except (
-        OSError,
-        ValueError,
-        LookupError,
-        ArithmeticError,
-    ):  # also of another version, whose numbers cannot be drawn
+    # One of another version may hold numbers that cannot be drawn.
+    except (OSError, ValueError, LookupError, ArithmeticError):
         splits, sections = _splits(run.ledger), []
     if splits:
         yield "<h2>Pairs</h2>"
