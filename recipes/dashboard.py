@@ -42,10 +42,10 @@ def build(project: str, entity: str | None, out: Path | None) -> str:
 
     reason = f"--out {out}" if out else wandb_runs.log_in()
     if reason is None:
-        failures: tuple[type[Exception], ...] = (*wandb_runs.failures(), ValueError)
+        refused = (*wandb_runs.failures(), ValueError)
         try:
             return "\n".join(dashboard.publish(project, entity))
-        except failures as error:
+        except refused as error:
             raise RunFailed(f"W&B must take the dashboard, got {error}; --out FILE writes it to a file") from error
     file = out or Path(f"dashboard-{project}.json")
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -199,7 +199,7 @@ def test_the_offline_run_holds_what_a_person_looks_for(tracked: Path) -> None:
     assert {"prompt", "reference", "policy"} <= set(samples["columns"])
     assert len(samples["data"]) == 4
     assert artifacts(run)["data-report"] == ["data.html", "data.json", "ledger.json"]
-    assert "adapter_model.safetensors" in artifacts(run)["adapter"]
+    assert "adapter_model.safetensors" in artifacts(run)["model"]
 
 
 def test_no_secret_of_the_machine_and_no_trace_of_it_is_in_the_run(tracked: Path) -> None:

@@ -60,7 +60,7 @@ def test_a_run_keeps_its_reports_and_on_request_its_adapter(run_directory: Path)
     plain, with_adapter = offline_runs(run_directory)
     reports = {"data-report": ["data.html", "data.json", "ledger.json"], "report": ["report.html"]}
     assert artifacts(plain) == reports
-    assert artifacts(with_adapter) == reports | {"adapter": ["adapter_model.safetensors"]}
+    assert artifacts(with_adapter) == reports | {"model": ["adapter_model.safetensors"]}
 
 
 def test_a_run_that_fails_keeps_its_reports_and_no_adapter(run_directory: Path) -> None:

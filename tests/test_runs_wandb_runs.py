@@ -160,6 +160,21 @@ def test_the_summary_holds_the_last_value_and_beside_it_the_best(tmp_path: Path)
     assert "loss_min" not in found
 
 
+def test_the_best_of_a_run_that_goes_on_is_that_of_its_whole(tmp_path: Path) -> None:
+    start(tmp_path).finish(0)
+    events = [
+        {"step": 0, "eval_loss": 0.2, "eval_accuracy": 0.9},
+        {"step": 1, "eval_loss": "nan"},
+        {"step": 1, "loss": 1},
+    ]
+    (tmp_path / "run" / "metrics.jsonl").write_text("\n".join(map(json.dumps, events)) + '\n{"eval_loss": 0.')
+    tracker = start(tmp_path, resumed=True)
+    tracker.log({"eval_loss": 0.4, "eval_accuracy": 0.8}, step=2)
+    tracker.finish(0)
+    found = summary(offline_runs(tmp_path / "run")[-1])
+    assert (found["eval_loss_min"], found["eval_accuracy_max"]) == (0.2, 0.9)
+
+
 def test_a_run_that_goes_on_keeps_its_id_and_loses_no_event(tmp_path: Path) -> None:
     for resumed, steps in ((False, (0, 1, 2)), (True, (1, 2, 3)), (False, (0,))):
         tracker = start(tmp_path, resumed=resumed)

@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -200,6 +200,14 @@ def kept_id(job: Job, tracker: str) -> str | None:
 def keep_id(job: Job, tracker: str, run_id: str) -> None:
     """Write the id for a later start that goes on from a checkpoint."""
     write_json(job.directory / "tracking.json", {"tracker": tracker, "id": run_id})
+
+
+def logged_before(job: Job) -> Iterator[dict[str, Any]]:
+    """Yield the events of a job that goes on, from its metrics.jsonl; none where it begins from nothing."""
+    file = job.directory / "metrics.jsonl"
+    if job.resumed and file.exists():
+        whole = file.read_bytes().rpartition(b"\n")[0]  # a kill may have torn the last line
+        yield from map(json.loads, whole.splitlines())
 
 
 def _as_json(value: object) -> str:

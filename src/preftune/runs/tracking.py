@@ -44,7 +44,7 @@ def tracking(
         tracker.keep("data-report", [directory / name for name in _DATA_REPORT])
         tracker.keep("report", [directory / "report.html"])
         if settings.log_adapter and not exit_code:
-            tracker.keep("adapter", [directory / "adapter"])
+            tracker.keep("model", [directory / "adapter"])  # W&B's registry takes artifacts of that type
         tracker.finish(exit_code)
 
 

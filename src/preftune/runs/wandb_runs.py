@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from preftune.runs import server
 from preftune.runs.settings import TrackSettings
-from preftune.runs.trackers import Job, Nobody, Tracker, keep_id, kept_id
+from preftune.runs.trackers import Job, Nobody, Tracker, keep_id, kept_id, logged_before
 
 if TYPE_CHECKING:
     import wandb
@@ -51,23 +51,21 @@ def log_in() -> str | None:
 
 
 class _Wandb(Nobody):
-    def __init__(self, run: "wandb.Run", directory: Path, description: str) -> None:
+    def __init__(self, run: "wandb.Run", job: Job, description: str) -> None:
         super().__init__(description)
         self._run = run
-        self._directory = directory
+        self._directory = job.directory
         self._lost = False
         self._step = 0
         self._row = run.starting_step
         self._best: dict[str, float] = {}
+        for metrics in logged_before(job):
+            self._note_best(metrics)
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         self._step = step
         self._log_row(metrics)
-        for key in _BEST.keys() & metrics.keys():
-            if math.isfinite(metrics[key]):
-                name = f"{key}_{_BEST[key].__name__}"
-                self._best[name] = _BEST[key](metrics[key], self._best.get(name, metrics[key]))
-        if _BEST.keys() & metrics.keys():
+        if self._note_best(metrics):
             self.summarise(self._best)
 
     def log_table(self, key: str, rows: list[dict[str, object]]) -> None:
@@ -113,6 +111,14 @@ class _Wandb(Nobody):
         wandb_setup.singleton().remove_active_run(self._run)  # which `finish` leaves there where its process is gone
         _end_process()
 
+    def _note_best(self, metrics: Mapping[str, object]) -> bool:
+        """Keep the best of what `_BEST` names; return whether any of it was there."""
+        found = {key: value for key in _BEST if isinstance(value := metrics.get(key), float) and math.isfinite(value)}
+        for key, value in found.items():
+            name = f"{key}_{_BEST[key].__name__}"
+            self._best[name] = _BEST[key](value, self._best.get(name, value))
+        return bool(found)
+
     def _log_row(self, values: Mapping[str, object]) -> None:
         """Log `values` at the step of the last event; rows of one step are one row to W&B."""
         # W&B drops a row whose number is below the last one's, as where steps are done again after a checkpoint: such
@@ -151,9 +157,9 @@ def start(settings: TrackSettings, job: Job) -> Tracker:
         return Nobody(f"{nowhere} (W&B cannot start: {_first_line(error)})")
     keep_id(job, "wandb", run_id)
     if why_offline is None:
-        return _Wandb(run, job.directory, f"W&B online, {run.url}")
+        return _Wandb(run, job, f"W&B online, {run.url}")
     upload = f"wandb sync {job.directory}/wandb/offline-run-*-{run_id}"
-    return _Wandb(run, job.directory, f"W&B offline ({why_offline}); to upload: {upload}")
+    return _Wandb(run, job, f"W&B offline ({why_offline}); to upload: {upload}")
 
 
 def _init_online(
