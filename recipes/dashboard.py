@@ -42,7 +42,7 @@ def build(project: str, entity: str | None, out: Path | None) -> str:
 
     reason = f"--out {out}" if out else wandb_runs.log_in()
     if reason is None:
-        refused = (*wandb_runs.failures(), ValueError)
+        refused: tuple[type[Exception], ...] = (*wandb_runs.failures(), ValueError)
         try:
             return "\n".join(dashboard.publish(project, entity))
         except refused as error:
