@@ -161,9 +161,9 @@ def test_text_of_settings_reasons_and_verdicts_makes_no_element(
     path = sweeps.write_run(tmp_path / "runs" / "a", sweeps.configuration(0.1, 0), sweeps.events(0.1, 0), HOSTILE)
     sweeps.fail(sweeps.write_run(tmp_path / "runs" / "b", sweeps.configuration(0.2, 0), sweeps.events(0.2, 0)), HOSTILE)
     jobs = [
-        sweeps.job(0, {HOSTILE: HOSTILE}, str(path)),
+        sweeps.job(0, {HOSTILE: f"{HOSTILE} $x^{{$"}, str(path)),  # half a formula, which has no picture
         sweeps.job(1, {HOSTILE: "[/bold]"}, "runs/b", "failed"),
-        sweeps.job(2, {HOSTILE: "$x^{"}, None, "killed", reason=HOSTILE),
+        sweeps.job(2, {HOSTILE: "x"}, None, "killed", reason=HOSTILE),
     ]
     directory = sweeps.write_jobs(tmp_path, jobs)
     sweeps.change(directory / "sweep.json", name=HOSTILE, command=[HOSTILE])

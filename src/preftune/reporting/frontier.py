@@ -48,17 +48,17 @@ def write_frontier(path: Path, frontier: Frontier, lines: Sequence[Painted], x: 
             markersize=4.5,
             linewidth=1.6,
             elinewidth=0.7,
-            label=_text(one.name) if one.name in shown else "_",
+            label=_text(one.name, 44) if one.name in shown else "_",
         )
     if x.log:
         axes.set_xscale("log")
     axes.set_xlabel(x.name, color=_QUIET)
     axes.set_ylabel(frontier.height, color=_QUIET)
-    axes.set_title(_text(title), loc="left", fontsize=11, color=_INK)
+    axes.set_title(_text(title, 90), loc="left", fontsize=11, color=_INK)
     axes.tick_params(colors=_QUIET)
     axes.grid(color="#dddcd7", linewidth=0.7)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="best", fontsize=9)
+    figure.legend(frameon=False, loc="outside right upper", fontsize=9)  # beside the plot, where it hides no point
     beside = path.with_name(f".{path.name}.tmp")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a letter that the font does not have is drawn as a box
@@ -66,7 +66,9 @@ def write_frontier(path: Path, frontier: Frontier, lines: Sequence[Painted], x: 
     beside.replace(path)
 
 
-def _text(text: str) -> str:
-    """Return text in which no dollar begins a formula, and at most what fits."""
+def _text(text: str, most: int) -> str:
+    """Return at most `most` letters of text, in which no dollar begins a formula."""
     plain = inert(text).replace("\n", " ")
-    return (plain if len(plain) <= 90 else f"{plain[:87]}...").replace("$", r"\$")
+    half = (most - 3) // 2
+    # What tells jobs apart may stand at either end.
+    return (plain if len(plain) <= most else f"{plain[:half]}...{plain[-half:]}").replace("$", r"\$")

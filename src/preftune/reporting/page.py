@@ -99,12 +99,15 @@ svg .error { stroke: var(--line, var(--plain)); opacity: 0.45; } svg .dot { fill
   .beside .legend { flex-direction: column; max-width: 360px; } svg.chart.wide text { font-size: 9px; }
 }
 .warnings + h2, .card + h3 { margin-top: 28px; }
-.scroll { overflow-x: auto; margin: 0 -4px; padding: 0 4px; }
+.scroll { overflow-x: auto; margin: 0 -4px; padding: 0 4px;
+  background: linear-gradient(to left, var(--card) 50%, transparent) right / 48px 100% no-repeat local,
+    linear-gradient(to left, var(--faint), transparent) right / 16px 100% no-repeat scroll; }
 .scroll table { max-width: none; }
 .scroll th, .scroll td { padding: 6px 12px 6px 0; border-bottom: 1px solid var(--rule); white-space: nowrap;
   overflow-wrap: normal; font-variant-numeric: tabular-nums; }
 .scroll thead th { white-space: normal; vertical-align: bottom; color: var(--quiet); font-size: 13px;
-  line-height: 1.3; min-width: 9ch; }
+  line-height: 1.3; }
+.scroll thead th[title] { min-width: 8ch; }
 .scroll .held { position: sticky; left: 0; background: var(--card); }
 .scroll .held.long { white-space: normal; overflow-wrap: anywhere; min-width: 20ch; max-width: min(30ch, 44vw); }
 .scroll.named tbody th { white-space: normal; }
