@@ -84,10 +84,13 @@ def test_a_run_leaves_what_the_design_lists(execute: Execute, capsys: pytest.Cap
         "ledger.json",
         "manifest.json",
         "metrics.jsonl",
+        "plan.json",
+        "report.html",
         "samples.jsonl",
         "status.json",
         "summary.json",
     }
+    assert f"<h1>{directory.name}</h1>" in (directory / "report.html").read_text(encoding="utf-8")
     summary = read(directory / "summary.json")
     assert {
         *("loss_first", "loss_last", "steps", "pairs_per_second", "tokens_per_second", "peak_memory_bytes"),
