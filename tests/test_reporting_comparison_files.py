@@ -23,8 +23,10 @@ def written(directory: Path) -> tuple[Comparison, Path]:
     return comparison, directory
 
 
-def at_the_terminal(comparison: Comparison, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setenv("COLUMNS", "80")
+def at_the_terminal(
+    comparison: Comparison, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: int = 80
+) -> str:
+    monkeypatch.setenv("COLUMNS", str(columns))
     print_comparison(comparison)
     return capsys.readouterr().out
 
@@ -147,7 +149,9 @@ def test_long_values_of_settings_do_not_push_the_numbers_out(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paths = [
-        sweeps.write_run(tmp_path / name, sweeps.configuration(0.1, 0, method=name * 60), sweeps.events(0.1, 0))
+        sweeps.write_run(
+            tmp_path / name, sweeps.configuration(0.1, 0, method=name * 60, engine=name * 60), sweeps.events(0.1, 0)
+        )
         for name in "ab"
     ]
     text = at_the_terminal(read_runs(paths), capsys, monkeypatch)
@@ -171,7 +175,7 @@ def test_text_of_settings_reasons_and_verdicts_makes_no_element(
     page = Parsed((directory / "report.html").read_text(encoding="utf-8"))
     assert harmless(page)
     assert page.text.count(SHOWN) >= 6
-    text = at_the_terminal(comparison, capsys, monkeypatch)
+    text = at_the_terminal(comparison, capsys, monkeypatch, columns=200)
     assert "[/bold]" in text
     assert not re.search(r"[\x00\x1b\u202e\ud800]", text)
     cells = [cell for line in csv.reader(io.StringIO((directory / "sweep.csv").read_text("utf-8"))) for cell in line]
@@ -191,6 +195,7 @@ def test_many_jobs_are_told_apart_by_order_and_the_legend_names_five(tmp_path: P
     html = (directory / "report.html").read_text(encoding="utf-8")
     legend = re.findall(r'<ul class="legend">(.*?)</ul>', html)[0]
     assert legend.count("<li ") == 5
-    assert f"beta={betas[0]}" in legend
-    assert f"beta={betas[-1]}" in legend
+    named = [float(beta) for beta in re.findall(r"beta=([\d.]+)", legend)]
+    assert named == sorted(named)
+    assert (named[0], named[-1]) == (betas[0], betas[-1])
     assert len(set(re.findall(r"\.line-\d+ \{ --line: (#\w+); \}", html))) == 28

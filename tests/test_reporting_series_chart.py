@@ -62,6 +62,11 @@ def test_a_single_point_and_equal_values_are_drawn_within_the_frame() -> None:
             assert 0 <= up <= 250
 
 
+def test_equal_values_stand_in_the_middle() -> None:
+    (drawn,) = places(series_chart([line((0, 2.0), (1, 2.0))], X, Y))
+    assert [up for _, up in drawn] == [109.0, 109.0]  # of a frame from 12 to 206
+
+
 def test_standard_errors_are_drawn_around_their_point() -> None:
     chart = series_chart([Series("a", "line-0", [Point(0, 1), Point(10, 2, 1.0, 0.5)])], X, Y)
     across, up = places(chart)[0][1]
