@@ -192,18 +192,6 @@ def test_a_run_that_goes_on_keeps_its_id_and_loses_no_event(tmp_path: Path) -> N
     assert tracker.describe().endswith(f"wandb sync {tmp_path}/run/wandb/offline-run-*-{started(anew).run_id}")
 
 
-def test_rows_of_steps_done_again_are_numbered_on_and_stand_at_their_step(tmp_path: Path) -> None:
-    tracker = start(tmp_path)
-    tracker._row = 5  # what W&B's server says of a run that it has five rows of  # type: ignore[attr-defined]
-    for step in (3, 4, 5, 9):
-        tracker.log({"loss": 1.0}, step=step)
-        tracker.log({"eval_loss": 1.0}, step=step)
-    tracker.finish(0)
-    (run,) = offline_runs(tmp_path / "run")
-    rows = [(row["step"], key) for row in history(run) for key in ("loss", "eval_loss") if key in row]
-    assert rows == [(step, key) for step in (3, 4, 5, 9) for key in ("loss", "eval_loss")]
-
-
 def test_files_are_kept_as_artifacts_that_stand_in_the_run_directory(tmp_path: Path) -> None:
     (tmp_path / "run" / "adapter").mkdir()
     for name in ("data.html", "data.json", "adapter/adapter_model.safetensors"):
