@@ -21,47 +21,6 @@ from tests.wandb_files import artifacts, configuration, history, offline_runs, s
 ROOT = Path(__file__).parents[1]
 SMALL = ("data.toy.pairs=64", "data.test_size=16", "train=smoke", "evaluate.prompts=4")
 SECRETS = ("WANDB_API_KEY", "HF_TOKEN", "OPENAI_API_KEY", "AWS_SECRET_ACCESS_KEY")
-# Named in the list, but not yet logged.
-AWAITED: set[str] = {
-    "logratio/margin_p05",
-    "eval_logratio/margin_p05",
-    "logratio/margin_p50",
-    "eval_logratio/margin_p50",
-    "logratio/margin_p95",
-    "eval_logratio/margin_p95",
-    "logratio/chosen_falls",
-    "eval_logratio/chosen_falls",
-    "logps/chosen_per_token_change",
-    "eval_logps/chosen_per_token_change",
-    "logps/rejected_per_token_change",
-    "eval_logps/rejected_per_token_change",
-    "kl/chosen",
-    "eval_kl/chosen",
-    "length/chosen",
-    "eval_length/chosen",
-    "length/rejected",
-    "eval_length/rejected",
-    "logratio/length_correlation",
-    "eval_logratio/length_correlation",
-    "kl/sampled",
-    "kl/sampled_stderr",
-    "adapter/moved",
-    "true_reward/policy",
-    "true_reward/policy_stderr",
-    "true_reward/reference",
-    "true_reward/reference_stderr",
-    "win_rate",
-    "win_rate_stderr",
-    "length/sampled",
-    "length/sampled_reference",
-    "speed/pairs_per_second",
-    "speed/tokens_per_second",
-    "memory/peak_bytes",
-    "data/read",
-    "data/kept",
-    "data/dropped",
-    "data/truncated",
-}
 
 
 def command(recipe: str, *arguments: str, home: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -119,7 +78,7 @@ def test_every_metric_in_a_panel_is_logged_by_a_run_or_says_by_which(tracked: Pa
     names, patterns = shown(dashboard.specification("preftune", "me"))
     truth_is_known = {"a true reward is known"}  # the toy's
     some_runs_only = {metric.name for metric in METRICS if {metric.only} - truth_is_known - {""}}
-    assert names - logged(tracked) - some_runs_only == AWAITED
+    assert not names - logged(tracked) - some_runs_only
     assert sorted(patterns) == sorted(metric.pattern for metric in METRICS if metric.varies)
 
 
@@ -162,7 +121,7 @@ def test_the_panel_of_sweeps_goes_from_what_was_varied_to_what_came_of_it(tracke
     held = configuration(run)
     assert held["loss"].keys() >= {"name", "beta"}
     assert "learning_rate" in held["train"]
-    assert {"eval_accuracy", "kl/sampled", "true_reward/policy"} - summary(run).keys() <= AWAITED
+    assert summary(run).keys() >= {"eval_accuracy", "kl/sampled", "true_reward/policy"}
     assert summary(run)["verdict"]["word"]
 
 
