@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from preftune.refusals import Refusal, RunFailed
-from preftune.runs import wandb_runs
+from preftune.runs import tracking
 from preftune.runs.exits import exits
 from preftune.runs.files import write_json
 from preftune.runs.settings import PROJECT
@@ -40,9 +40,9 @@ def build(project: str, entity: str | None, out: Path | None) -> str:
         raise Refusal(f"--project must be a name of 1 to 128 characters, none of / \\ # ? % :, got {project!r}")
     from preftune.reporting import dashboard
 
-    reason = f"--out {out}" if out else wandb_runs.log_in()
+    reason = f"--out {out}" if out else tracking.log_in()
     if reason is None:
-        refused: tuple[type[Exception], ...] = (*wandb_runs.failures(), ValueError)
+        refused: tuple[type[Exception], ...] = (*tracking.failures(), ValueError)
         try:
             return "\n".join(dashboard.publish(project, entity))
         except refused as error:

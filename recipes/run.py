@@ -14,7 +14,7 @@ from preftune.runs.directory import RunDirectory
 from preftune.runs.exits import exits
 from preftune.runs.opening import open_run
 from preftune.runs.stages import Stages
-from preftune.runs.tracking import Tracker, tracking
+from preftune.runs.watching import Tracker, watching
 
 CHOICES = Path(__file__).resolve().parent.parent / "conf"
 
@@ -28,7 +28,7 @@ def run(resolved: dict[str, Any]) -> None:
             return terminal.print_complete(directory.path, previous, directory.samples())
         directory.start(resolved, {})
         sweep, watch = choices.sweep.name, not choices.dry_run
-        with tracking(choices.track, directory.path, resolved, watch, sweep) as tracker, directory.running():
+        with watching(choices.track, directory.path, resolved, watch, sweep) as tracker, directory.running():
             return train(choices, directory, tracker)
 
 

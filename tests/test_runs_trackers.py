@@ -39,7 +39,7 @@ def logged_by_trackio(tmp_path: Path, *lines: str) -> subprocess.CompletedProces
 import json, os, pathlib
 import trackio
 from preftune.runs.settings import TrackSettings
-from preftune.runs.tracking import start_tracker
+from preftune.runs.watching import start_tracker
 def start(name="a run", **how):
     settings = TrackSettings(name="trackio", project="preftune")
     return start_tracker(settings, pathlib.Path("run"), name, {{"loss": {{"beta": 0.1}}}}, **how)

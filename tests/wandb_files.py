@@ -13,7 +13,7 @@ from wandb.proto.wandb_internal_pb2 import Record
 
 from preftune.runs.settings import TrackSettings
 from preftune.runs.trackers import Tracker
-from preftune.runs.tracking import start_tracker
+from preftune.runs.watching import start_tracker
 
 WANDB = TrackSettings(name="wandb", project="preftune", tags=["beta"])
 CONFIGURATION = {"loss": {"name": "sigmoid", "beta": 0.1}, "seed": 0}

@@ -35,7 +35,7 @@ from preftune.runs.opening import open_run
 from preftune.runs.search import search_overrides
 from preftune.runs.settings import TrackSettings
 from preftune.runs.sweep_record import Sweep
-from preftune.runs.tracking import log_sweep_report
+from preftune.runs.watching import log_sweep_report
 
 _ENDED_WELL = "complete"
 _OF_CODE = {0: "complete", 143: "preempted"}
