@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from preftune import command_line, config
 from preftune.runs import environment
@@ -40,7 +40,8 @@ def look(run: config.Config, resolved: dict[str, Any]) -> None:
 def main(choices: DictConfig) -> None:
     """Look at one run's pairs."""
     with exits():
-        look(config.load(choices), OmegaConf.to_container(choices, resolve=True))  # type: ignore[arg-type]
+        resolved = config.resolved(choices)
+        look(config.Config.model_validate(resolved), resolved)
 
 
 if __name__ == "__main__":

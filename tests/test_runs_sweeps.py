@@ -84,9 +84,13 @@ def test_jobs_that_were_not_reached_are_named() -> None:
 
 def test_nothing_is_kept_of_a_sweep_that_trains_nothing() -> None:
     looked = [(overrides, {**resolved, "dry_run": True}) for overrides, resolved in jobs()]
-    with sweeping([], [], ["loss.beta"], looked) as more:
-        assert more == []
+    with sweeping(["-m"], [], ["loss.beta"], looked) as more:
+        flag, elsewhere = more
+        assert flag == "-m"
+        assert Path(elsewhere.removeprefix("hydra.sweep.dir=")).is_dir()
     assert not Path("sweeps").exists()
+    with sweeping(["loss.beta=0.1"], [], [], []) as more:
+        assert more == ["loss.beta=0.1"]
 
 
 def test_only_what_varies_names_a_job() -> None:

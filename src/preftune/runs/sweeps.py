@@ -6,6 +6,7 @@ Starting the same sweep again does only what is not complete.
 import multiprocessing
 import re
 import signal
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -55,7 +56,7 @@ def sweeping(
     jobs: Sequence[tuple[Sequence[str], Mapping[str, Any]]],
     search: Sequence[str] = (),
 ) -> Iterator[list[str]]:
-    """Hold the sweep while its jobs run inside the block, and conclude it; nothing where there are no jobs.
+    """Hold the sweep while its jobs run inside the block, and conclude it; leave nothing where none trains.
 
     Args:
         argv: What Hydra takes of the command line.
@@ -72,8 +73,12 @@ def sweeping(
         RunFailed: A job did not complete.
         Interrupted: The sweep was stopped.
     """
-    if not jobs or jobs[0][1]["dry_run"]:
+    if not jobs:
         yield list(argv)
+        return
+    if jobs[0][1]["dry_run"]:
+        with tempfile.TemporaryDirectory() as scratch:  # Hydra keeps a file of every sweep
+            yield [*argv, f"hydra.sweep.dir={scratch}"]
         return
     settings, started = jobs[0][1]["sweep"], time.monotonic()
     identified = key_of(sorted(identity(resolved, {}) for _, resolved in jobs), sorted(search))
