@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -103,6 +104,7 @@ def train_until_killed_then_go_on(tmp_path: Path) -> list[str]:
             tracker.log({"eval_loss": 2 - step / 10}, step=step)
         tracker.finish(0)
         told.append(tracker.describe())
+        time.sleep(1.1)  # W&B names an offline directory after the second of its start
     return told
 
 
