@@ -139,7 +139,7 @@ def test_workers_end_when_their_parent_is_killed():
 def test_ctrl_c_is_told_once_and_ends_all():
     parent, workers = busy(5)
     os.killpg(parent.pid, signal.SIGINT)
-    _, errors = parent.communicate(timeout=20)
+    _, errors = parent.communicate(timeout=40)
     assert parent.returncode == -signal.SIGINT
     assert errors.count("Traceback") == 1
     assert errors.endswith("KeyboardInterrupt\n")
