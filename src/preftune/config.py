@@ -18,7 +18,7 @@ from preftune.reporting.settings import GuardSettings
 from preftune.runs.settings import LaunchSettings, RunSettings, SweepSettings, TrackSettings
 from preftune.settings import SECRET, Settings, condition, did_you_mean, shown
 from preftune.training.loss_settings import LossSettings
-from preftune.training.relations import OF_METHODS
+from preftune.training.relations import OF_TRAINING
 from preftune.training.settings import TrainSettings
 
 
@@ -182,24 +182,6 @@ def _half_precisions_match(model: ModelSettings, train: TrainSettings) -> str | 
     return None
 
 
-def _a_stream_ends(data: DataSettings, train: TrainSettings) -> str | None:
-    if data.streaming and train.dpo.get("max_steps", -1) <= 0:
-        return (
-            "train.max_steps must be above 0 where data.streaming is true, got "
-            f"{train.dpo.get('max_steps', -1)}: how many rows will come is not known"
-        )
-    return None
-
-
-def _a_stream_is_read_once(data: DataSettings, train: TrainSettings) -> str | None:
-    if data.streaming and train.dpo.get("dataloader_num_workers"):
-        return (
-            "train.dataloader_num_workers must be 0 where data.streaming is true, got "
-            f"{train.dpo['dataloader_num_workers']}: the rows come through one process"
-        )
-    return None
-
-
 _RELATIONS: tuple[Callable[..., str | None], ...] = (
     _dropout_acts,
     _reference_adapter_exists,
@@ -207,10 +189,8 @@ _RELATIONS: tuple[Callable[..., str | None], ...] = (
     _full_training_has_no_targets,
     _an_adapter_can_be_kept,
     _half_precisions_match,
-    _a_stream_ends,
-    _a_stream_is_read_once,
+    *OF_TRAINING,
     *OF_EVALUATION,
-    *OF_METHODS,
 )
 
 

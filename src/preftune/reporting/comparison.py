@@ -14,7 +14,7 @@ from typing import Any
 
 from preftune.refusals import Refusal
 from preftune.reporting.axes import SEED, differing, label, written
-from preftune.reporting.measures import MEASURES, OBJECTIVES, Measure, Measured
+from preftune.reporting.measures import MEASURES, OBJECTIVES, Measure, Measured, settled
 from preftune.reporting.numbers import spelled
 from preftune.reporting.run_files import RunFiles, finite, mapping, read_run_files, text_at
 
@@ -200,9 +200,7 @@ def compare(
         raise Refusal(f"the objective must be one of auto, {', '.join(OBJECTIVES)}, got {objective}")
     jobs = _told_apart(jobs)
     done = [job for job in jobs if job.state == "complete"]
-    if objective == "auto":
-        known = bool(done) and all(MEASURES["true_reward"].of(job.run) for job in done)
-        objective = "true_reward.policy.mean" if known else "eval.accuracy"
+    objective = settled(objective, [job.run for job in done])
     names = tuple(axis for axis in dict.fromkeys([*axes, *(axis for job in jobs for axis in job.axes)]) if axis != SEED)
     groups: dict[str, list[Job]] = {}
     for job in done:

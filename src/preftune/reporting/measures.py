@@ -1,7 +1,7 @@
 """What a person reads of a run's summary, by key, name and unit; a summary without a key has no such number."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from preftune.reporting.run_files import RunFiles, number_at
@@ -64,6 +64,14 @@ def accuracy(run: RunFiles) -> Measured | None:
 def true_reward(run: RunFiles) -> Measured | None:
     """Return the true reward of the policy's sampled answers."""
     return _sampled(run, "true_reward", "policy")
+
+
+def settled(objective: str, runs: Sequence[RunFiles]) -> str:
+    """Return the key of `OBJECTIVES` that `auto` stands for: the true reward where all runs know it, else accuracy."""
+    if objective != "auto":
+        return objective
+    known = bool(runs) and all(true_reward(run) for run in runs)
+    return "true_reward.policy.mean" if known else "eval.accuracy"
 
 
 def win_rate(run: RunFiles) -> Measured | None:

@@ -37,6 +37,7 @@ _OF_ONE_START = (
     "data.json",
     "data.html",
     "plan.json",
+    "report.html",
     "traceback.txt",
 )
 

@@ -25,7 +25,7 @@ from preftune.refusals import Interrupted, Refusal, RunFailed
 from preftune.reporting.comparison import read_sweep
 from preftune.reporting.comparison_files import write_comparison
 from preftune.reporting.comparison_terminal import print_comparison
-from preftune.reporting.measures import MEASURES, OBJECTIVES
+from preftune.reporting.measures import MEASURES, OBJECTIVES, settled
 from preftune.reporting.run_files import read_run_files
 from preftune.runs.directory import RunDirectory
 from preftune.runs.exits import exits
@@ -172,9 +172,7 @@ def do_job(recipe: str, resolved: Mapping[str, Any]) -> float | None:
 def objective_of(path: Path, objective: str) -> float | None:
     """Return what a complete run came to by `objective`; None where that was not measured."""
     run = read_run_files(path)
-    if objective == "auto":
-        objective = "true_reward.policy.mean" if MEASURES["true_reward"].of(run) else "eval.accuracy"
-    measured = MEASURES[OBJECTIVES[objective]].of(run)
+    measured = MEASURES[OBJECTIVES[settled(objective, [run])]].of(run)
     return None if measured is None else measured.value
 
 

@@ -7,6 +7,24 @@ from preftune.training.loss_settings import LossSettings
 from preftune.training.settings import TrainSettings
 
 
+def _a_stream_ends(data: DataSettings, train: TrainSettings) -> str | None:
+    if data.streaming and train.dpo.get("max_steps", -1) <= 0:
+        return (
+            "train.max_steps must be above 0 where data.streaming is true, got "
+            f"{train.dpo.get('max_steps', -1)}: how many rows will come is not known"
+        )
+    return None
+
+
+def _a_stream_is_read_once(data: DataSettings, train: TrainSettings) -> str | None:
+    if data.streaming and train.dpo.get("dataloader_num_workers"):
+        return (
+            "train.dataloader_num_workers must be 0 where data.streaming is true, got "
+            f"{train.dpo['dataloader_num_workers']}: the rows come through one process"
+        )
+    return None
+
+
 def _loss_suits_method(method: str, loss: LossSettings) -> str | None:
     if loss.method == method:
         return None
@@ -72,7 +90,9 @@ def _budget_has_an_engine(engine: str, train: TrainSettings) -> str | None:
     return None
 
 
-OF_METHODS: tuple[Callable[..., str | None], ...] = (
+OF_TRAINING: tuple[Callable[..., str | None], ...] = (
+    _a_stream_ends,
+    _a_stream_is_read_once,
     _loss_suits_method,
     _answers_meet_others,
     _answers_keep_their_order,
