@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.test_recipes import SMALL, command, read
+from tests.wandb_files import artifacts, history, offline_runs, seen_on_disk, started, tables
 
 MOODY = '''
 import inspect, os, resource, signal
@@ -106,23 +107,40 @@ def test_three_jobs_that_end_badly_are_named_and_only_they_run_again(tmp_path: P
     assert "loss.params.mode=fine  complete before" in printed
 
 
-def test_a_job_of_a_sweep_leaves_the_bits_of_its_solo_run(tmp_path: Path) -> None:
-    code, printed, errors = sweep("-m", "loss.beta=0.05,0.1", *SMALL, cwd=tmp_path)
+def test_five_betas_share_a_reference_and_a_group_and_each_leaves_the_bits_of_its_solo_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_" + "canary" * 6)
+    watched = ("-m", "loss.beta=0.01,0.05,0.1,0.2,0.5", *SMALL[:-1], "track=wandb")
+    code, printed, errors = sweep(*watched, cwd=tmp_path)
     assert code == 0, errors
     found = record(tmp_path)
     assert found["axes"] == ["loss.beta"]
-    assert [job["axes"]["loss.beta"] for job in found["jobs"]] == [0.05, 0.1]
+    assert [job["axes"]["loss.beta"] for job in found["jobs"]] == [0.01, 0.05, 0.1, 0.2, 0.5]
     assert found["concluded"]
-    assert "2/2  loss.beta=0.1  complete" in printed
-    first, job = (tmp_path / one["directory"] for one in found["jobs"])
-    assert [read(one / "summary.json")["reference_computed"] for one in (first, job)] == [64, 0]
-    assert "margin of log-ratios" in (job / "output.log").read_text()
+    assert "3/5  loss.beta=0.1  complete" in printed
+    jobs = [tmp_path / one["directory"] for one in found["jobs"]]
+    assert [read(one / "summary.json")["reference_computed"] for one in jobs] == [64, 0, 0, 0, 0]
+    assert "margin of log-ratios" in (jobs[2] / "output.log").read_text()
+    runs = [run for one in jobs for run in offline_runs(one)]
+    assert len({started(run).run_id for run in runs}) == len(runs) == 5
+    (of_sweep,) = offline_runs(tmp_path / "sweeps" / found["name"])
+    assert {started(run).run_group for run in [*runs, of_sweep]} == {found["name"]}
+    assert "sweep-report" in artifacts(of_sweep)
+    for one, run in zip(jobs, runs, strict=True):
+        measured = {key for row in history(run) for key in row}
+        assert {"loss", "eval_logratio/margin", "eval_kl/chosen", "kl/sampled"} <= measured
+        assert {"policy", "reference"} <= set(tables(one)[-1]["columns"])
+    assert b"canary" not in seen_on_disk(tmp_path)
+    code, printed, errors = sweep(*watched, cwd=tmp_path)
+    assert code == 0, errors
+    assert not any(job["trained"] for job in record(tmp_path)["jobs"])
     code, _, errors = sweep("loss.beta=0.1", *SMALL, "run.dir=solo", cwd=tmp_path)
     assert code == 0, errors
     weights = "adapter/adapter_model.safetensors"
-    assert (job / weights).read_bytes() == (tmp_path / "solo" / weights).read_bytes()
-    assert metrics(job) == metrics(tmp_path / "solo")
-    assert len(metrics(job)) > 3
+    assert (jobs[2] / weights).read_bytes() == (tmp_path / "solo" / weights).read_bytes()
+    assert metrics(jobs[2]) == metrics(tmp_path / "solo")
+    assert len(metrics(jobs[2])) > 3
 
 
 def test_the_first_failure_keeps_the_rest_from_running_where_that_is_asked(tmp_path: Path) -> None:
