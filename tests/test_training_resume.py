@@ -1,54 +1,50 @@
-"""A run resumed from the middle ends in the same bits, on either engine, with the reference kept or in the loop."""
+"""A run that was stopped or killed comes to the bits, and to the log, of one that was not."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 
-from preftune.training.trainer import PairTrainer
-from tests.test_trainer import Make, logged, make  # noqa: F401  a fixture
+from preftune.models.settings import FullSettings
+from tests import stock
+from tests.resuming import Case, Start, assert_same, start, stopped_at
 
-STEPS = 4
+CASES = {
+    "lora": Case(),
+    "dropout": Case(adapter=stock.lora(dropout=0.3), train={"disable_dropout": False}),
+    "accumulation off the grid": Case(train={"per_device_train_batch_size": 2, "logging_steps": 4, "save_steps": 3}),
+    "two epochs": Case(train={"max_steps": -1, "num_train_epochs": 3.0}),
+    "bfloat16 adapter": Case(adapter=stock.lora(dtype="bfloat16"), model={"dtype": "bfloat16"}),
+    "dora": Case(adapter=stock.lora(name="dora", modules_to_save=["lm_head"])),
+    "nf4": Case(model={"quantization": "nf4", "dtype": "bfloat16"}),
+    "full": Case(adapter=FullSettings(name="full")),
+    "shared": Case(engine="shared"),
+    "packed": Case(engine="shared", train={"tokens_per_batch": 150}),
+    "kto": Case(
+        loss={"name": "kto", "beta": 0.1, "desirable_weight": 1.0, "undesirable_weight": 1.0},
+        train={"per_device_train_batch_size": 4},
+    ),
+    "beta_dpo": Case(loss={"name": "beta_dpo", "beta": 0.1, "alpha": 6.0}),
+}
 
 
-def trained(make: Make, directory: Path, *, keeps: bool, goes_on: str | None, **choices: Any) -> PairTrainer:  # noqa: F811
-    trainer = make(max_steps=STEPS, verify="off", **choices)
-    trainer.args.save_strategy, trainer.args.save_steps = "steps", STEPS // 2
-    trainer.args.output_dir = str(directory)
-    if keeps:
-        trainer.keep_reference()
-    trainer.train(resume_from_checkpoint=goes_on)
-    return trainer
-
-
-@pytest.mark.parametrize(
-    "choices",
-    [
-        {"engine": "trl"},
-        {"engine": "shared"},
-        {"engine": "shared", "tokens_per_batch": 150},
-        {"engine": "shared", "model": {"quantization": "nf4", "dtype": "bfloat16"}},
-    ],
-    ids=["stock", "shared", "packed", "nf4"],
-)
-@pytest.mark.parametrize("keeps", [False, True], ids=["live", "kept"])
-def test_going_on_from_the_middle_gives_the_same_bits(
-    make: Make,  # noqa: F811
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    choices: dict[str, Any],
-    keeps: bool,
-) -> None:
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFTUNE_CACHE", str(tmp_path / "cache"))
-    whole = trained(make, tmp_path / "whole", keeps=keeps, goes_on=None, **choices)
-    halfway = tmp_path / "whole" / f"checkpoint-{STEPS // 2}"
-    resumed = trained(make, tmp_path / "resumed", keeps=keeps, goes_on=str(halfway), **choices)
-    losses = [
-        [(step, metrics["loss"]) for step, metrics in logged(trainer) if "loss" in metrics and step > STEPS // 2]
-        for trainer in (whole, resumed)
-    ]
-    assert losses[0] == losses[1]
-    assert len(losses[0]) == STEPS // 2
-    for one, other in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
-        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_run_that_was_stopped_ends_in_the_bits_and_the_log_of_one_that_was_not(
+    chatml_model: Path, pair_file: Path, tmp_path: Path, name: str
+) -> None:
+    def begin(directory: str) -> Start:
+        return start(chatml_model, pair_file, tmp_path / directory, CASES[name])
+
+    whole = begin("whole").go()
+    assert stopped_at(begin("parts"), 3) == "stop at 3"
+    resumed = begin("parts")
+    assert resumed.saved.going_on is not None
+    assert resumed.saved.going_on.step == 3
+    resumed.go()
+    assert_same(whole.weights(), resumed.weights())
+    assert whole.events() == resumed.events()
+    assert whole.trainer.totals().pairs == resumed.trainer.totals().pairs
