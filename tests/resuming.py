@@ -43,7 +43,7 @@ class Case:
         data: Changes of the data's settings.
         engine: As in the configuration.
         points: Evaluations after the start.
-        stop_on: Verdicts that end the training.
+        guard: What the run is judged by.
     """
 
     train: dict[str, Any] = field(default_factory=dict)
@@ -58,20 +58,31 @@ class Case:
 
 @dataclass
 class Start:
-    """One start of a run.
+    """One start of a run, which `enter` makes that of a directory.
 
     Attributes:
         trainer: Trains.
         points: Measures.
-        saved: Its checkpoints.
-        directory: Of the run.
+        keep: Checkpoints that are kept.
     """
 
     trainer: Trainer
     points: Points
-    saved: Checkpoints
-    directory: Path
-    log: EventLog
+    keep: int
+    directory: Path = Path()
+    saved: Checkpoints = field(init=False)
+
+    def enter(self, directory: Path) -> "Start":
+        """Stand where the run in `directory` stands."""
+        directory.mkdir(parents=True, exist_ok=True)
+        self.directory = directory
+        self.saved = Checkpoints(directory / "checkpoints", IDENTITY, self.keep)
+        log = EventLog(directory / "metrics.jsonl")
+        if self.saved.newest() is None:
+            log.path.unlink(missing_ok=True)
+        self.trainer.report_to(lambda step, steps: None, log)
+        self.trainer.keep_checkpoints(self.saved, {"points": self.points, "log": log, "seconds": Stages()})
+        return self
 
     def go(self) -> "Start":
         """Do what the recipe does."""
@@ -99,23 +110,21 @@ def events(directory: Path) -> list[dict[str, Any]]:
     ]
 
 
-def start(model: Path, pairs: Path, directory: Path, case: Case) -> Start:
-    """Start a run in `directory`, from where it stands."""
-    directory.mkdir(parents=True, exist_ok=True)
+def build(model: Path, pairs: Path, case: Case) -> Start:
+    """Build what a start of a run needs, in no directory yet."""
     recipe = TrainSettings.model_validate(TRAIN | {"max_steps": 6, "save_steps": 2} | case.train)
     chosen = TypeAdapter(LossSettings).validate_python(case.loss)
     rows = stock.data_settings(pairs, **({"test_size": 6} | case.data))
-    saved = Checkpoints(directory / "checkpoints", IDENTITY, recipe.checkpoints)
-    log = EventLog(directory / "metrics.jsonl")
-    if saved.newest() is None:
-        log.path.unlink(missing_ok=True)
     prepared = prepare(stock.model_settings(model, **case.model), rows, case.adapter, recipe, chosen, 0)
-    trainer = build_trainer(prepared, recipe, chosen, "base", case.engine, "first_batch", 0, directory)
-    trainer.report_to(lambda step, steps: None, log)
+    trainer = build_trainer(prepared, recipe, chosen, "base", case.engine, "first_batch", 0, Path("nowhere"))
     settings = EvaluateSettings(points=case.points, prompts=3, max_new_tokens=4, batch_size=2)
     points = Points(trainer, prepared, settings, case.guard, 0, lambda title, text: None)
-    trainer.keep_checkpoints(saved, {"points": points, "log": log, "seconds": Stages()})
-    return Start(trainer, points, saved, directory, log)
+    return Start(trainer, points, recipe.checkpoints)
+
+
+def start(model: Path, pairs: Path, directory: Path, case: Case) -> Start:
+    """Start a run in `directory`, from where it stands."""
+    return build(model, pairs, case).enter(directory)
 
 
 def stopped_at(start: Start, step: int) -> str:
@@ -128,18 +137,24 @@ def stopped_at(start: Start, step: int) -> str:
     raise AssertionError("it did not stop")
 
 
-def killed(act: Callable[[], object]) -> int:
-    """Do `act` in a forked child and return its exit code: 0 where it came to its end, 1 where it raised."""
+def forked(act: Callable[[], object]) -> int:
+    """Do `act` in a forked child and return its process id."""
     sys.stdout.flush()
     child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            act()
-            code = 0
-        finally:
+    if child:
+        return child
+    code = 1
+    try:
+        act()
+        code = 0
+    finally:
+        if code:
             traceback.print_exc()
-            os._exit(code)  # the child must not go on as a second pytest
+        os._exit(code)  # the child must not go on as a second pytest
+
+
+def ended(child: int) -> int:
+    """Wait for a child and return its exit code, or less than 0 where it was killed."""
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
