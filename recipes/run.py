@@ -15,24 +15,27 @@ from preftune.runs.exits import exits
 from preftune.runs.opening import open_run
 from preftune.runs.stages import Stages
 from preftune.runs.watching import Tracker, watching
+from preftune.training.checkpoints import Checkpoints
 
 CHOICES = Path(__file__).resolve().parent.parent / "conf"
 
 
 def run(resolved: dict[str, Any]) -> None:
-    """Do one run in its directory, or say that it is complete."""
+    """Do one run in its directory from where it stands, or say that it is complete."""
     choices = config.Config.model_validate(resolved)
     with open_run(resolved, scratch=choices.dry_run) as directory:
         environment.settle()
         if (previous := directory.previous()) and previous.complete:
             return terminal.print_complete(directory.path, previous, directory.samples())
-        directory.start(resolved, {})
+        saved = Checkpoints(directory.path / "checkpoints", directory.identity, choices.train.checkpoints)
+        directory.start(resolved, {}, saved.newest())
         sweep, watch = choices.sweep.name, not choices.dry_run
-        with watching(choices.track, directory.path, resolved, watch, sweep) as tracker, directory.running():
-            return train(choices, directory, tracker)
+        tracking = watching(choices.track, directory.path, resolved, watch, sweep, saved.going_on is not None)
+        with tracking as tracker, directory.running(), saved:
+            return train(choices, directory, saved, tracker)
 
 
-def train(run: config.Config, directory: RunDirectory, tracker: Tracker) -> None:
+def train(run: config.Config, directory: RunDirectory, saved: Checkpoints, tracker: Tracker) -> None:
     """Prepare, train, report. What is heavy is imported here, after the choices were checked."""
     from preftune.evaluating.points import Points
     from preftune.models.policy import save_policy
@@ -51,14 +54,11 @@ def train(run: config.Config, directory: RunDirectory, tracker: Tracker) -> None
     trainer = methods.build_trainer(prepared, needs.settle(run.train), run.loss, *sides, run.seed, directory.path)
     trainer.report_to(directory.progress, directory.log, tracker.log)
     points = Points(trainer, prepared, run.evaluate, run.guard, run.seed, tracker.alert)
-    with seconds("reference"):
-        trainer.keep_reference()
-    with seconds("evaluate"):
-        points.measure_start()
-    with seconds("train"):
-        trainer.train()
-    with seconds("evaluate"):
-        points.measure_end()
+    trainer.keep_checkpoints(saved, {"points": points, "log": directory.log, "seconds": seconds})
+    seconds.measure("reference", trainer.keep_reference)
+    seconds.measure("evaluate", points.measure_start)
+    seconds.measure("train", trainer.fit)
+    seconds.measure("evaluate", points.measure_end)
     save_policy(prepared.policy, prepared.chat.tokenizer, directory.path)
     results = summary.summarise(trainer.totals(), seconds.seconds, points, trainer.verified)
     directory.write_results(results, points.samples, prepared.pairs.ledger.to_json())

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from statistics import fmean
 from typing import Any
@@ -96,6 +96,16 @@ class Sampler:
                 )
         return MeasuredAnswers.of(Answers(prompts, self._of_reference, said, kl), self.prepared.pairs.true_reward)
 
+    def state(self) -> dict[str, Any] | None:
+        """Return what the reference said; None before it was asked."""
+        said: Spoken | None = vars(self).get("_of_reference")
+        return None if said is None else asdict(said)
+
+    def restore(self, state: Mapping[str, Any] | None) -> None:
+        """Take what the reference said to an earlier start, where it was asked."""
+        if state is not None:
+            self._of_reference = Spoken(**state)
+
     @cached_property
     def prompts(self) -> list[Any]:
         """The distinct held-out prompts that are sampled."""
@@ -120,4 +130,9 @@ class Sampler:
         columns = (TextColumn("sampling  "), BarColumn(), MofNCompleteColumn(), TextColumn(side), TimeRemainingColumn())
         with Progress(*columns, disable=not self.prompts or self.trainer.is_in_train) as progress:
             task = progress.add_task("sampling", total=len(self.prompts))
-            yield lambda done: progress.advance(task, done)
+
+            def advance(done: int) -> None:
+                progress.advance(task, done)
+                self.trainer.give_up_if_asked()
+
+            yield advance

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import TypeAdapter
 from rich.text import Text
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -15,7 +16,7 @@ from preftune.evaluating.answers import MeasuredAnswers, Sampler
 from preftune.evaluating.settings import EvaluateSettings
 from preftune.reporting.held_out import eval_map
 from preftune.reporting.settings import GuardSettings
-from preftune.reporting.verdict import Entered, Watch
+from preftune.reporting.verdict import Entered, Verdict, Watch
 from preftune.training.methods import Trainer
 from preftune.training.preparation import Prepared
 
@@ -42,6 +43,9 @@ class Point:
         """Return the `eval` map of summary.json."""
         kl = self.answers.kl_to_reference
         return eval_map(self.logged, None if kl is None else kl.mean)
+
+
+_POINT, _ENTERED = TypeAdapter(Point), TypeAdapter(list[Entered])
 
 
 class Points(TrainerCallback):  # type: ignore[misc, no-any-unimported, unused-ignore]
@@ -79,7 +83,7 @@ class Points(TrainerCallback):  # type: ignore[misc, no-any-unimported, unused-i
         self.trainer, self.prepared, self.settings, self.guard = trainer, prepared, settings, guard
         self.sampler = Sampler(trainer, prepared, settings, seed)
         self.alert = alert
-        self._due = False
+        self._due = self._goes_on = False
         trainer.add_callback(self)
 
     @property
@@ -88,7 +92,9 @@ class Points(TrainerCallback):  # type: ignore[misc, no-any-unimported, unused-i
         return self.last.answers.rows
 
     def measure_start(self) -> None:
-        """Measure before the first update."""
+        """Measure before the first update, unless that was done by an earlier start that this one goes on from."""
+        if self._goes_on:
+            return
         self._evaluate()
         self.start = self.last
         self.watch = Watch(self.guard, self.start.eval_map())
@@ -108,13 +114,37 @@ class Points(TrainerCallback):  # type: ignore[misc, no-any-unimported, unused-i
         """Sample answers where a point is due, and judge it; other evaluations are the user's own."""
         if not self._due:
             return
-        self._due = False
         self.last = Point(state.global_step, dict(kwargs["metrics"]), self.sampler.measure(), self.trainer.moved())
+        self._due = False
         at_start = ledger_metrics(self.prepared) if state.global_step == 0 else {}
         self.trainer.report({**self.last.answers.metrics(), "adapter/moved": self.last.moved, **at_start})
         if self.trainer.is_in_train:
             self._judge(final=False)
             control.should_training_stop |= self.watch.stops(state.global_step)
+
+    def state(self) -> dict[str, Any]:
+        """Return what was measured so far, and whether more is due at this step."""
+        watch = self.watch
+        return {
+            "start": _POINT.dump_python(self.start),
+            "last": _POINT.dump_python(self.last),
+            "entered": _ENTERED.dump_python(watch.entered),
+            "verdict": watch.verdict.to_json() if watch.entered else None,
+            "stopped_at": watch.stopped_at,
+            "due": self._due,
+            "reference": self.sampler.state(),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` returned."""
+        self.start, self.last = _POINT.validate_python(state["start"]), _POINT.validate_python(state["last"])
+        self.watch = Watch(self.guard, self.start.eval_map())
+        self.watch.entered = _ENTERED.validate_python(state["entered"])
+        if state["verdict"] is not None:
+            self.watch.verdict = Verdict(**state["verdict"])
+        self.watch.stopped_at = state["stopped_at"]
+        self.sampler.restore(state["reference"])
+        self._due, self._goes_on = state["due"], True
 
     def _evaluate(self) -> None:
         self._due = True

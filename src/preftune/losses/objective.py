@@ -155,6 +155,14 @@ class Objective:
             if term.limit is not None:
                 self.multipliers[name] = max(0.0, self.multipliers[name] + term.rate * (means[name] - term.limit))
 
+    def state(self) -> dict[str, dict[str, float]]:
+        """Return what moved so far; for between two steps."""
+        return {"multipliers": dict(self.multipliers), "running": dict(self.running)}
+
+    def restore(self, state: Mapping[str, Mapping[str, float]]) -> None:
+        """Go on from what `state` returned."""
+        self.multipliers, self.running = dict(state["multipliers"]), dict(state["running"])
+
     def _pair_weights(self, logps: PairLogps) -> Tensor | None:
         if "weight" not in logps.extras or bool(logps.extras["weight"].isnan().all()):
             return None

@@ -1,6 +1,7 @@
 """The policy: base weights, quantised or not, with the adapter that trains."""
 
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedMod
 from preftune.models.settings import FullSettings, LowRankSettings, ModelSettings
 from preftune.models.source import ModelSource, reachable
 from preftune.refusals import Refusal
+from preftune.seals import to_disk
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +64,22 @@ def count_parameters(policy: torch.nn.Module) -> Census:
 
 
 def save_policy(policy: PreTrainedModel | PeftModel, tokenizer: Any, directory: Path) -> Path:
-    """Write adapter or model, with the tokenizer beside it; return where."""
+    """Write adapter or model, with the tokenizer beside it, whole or not at all; return where."""
     target = directory / ("adapter" if isinstance(policy, PeftModel) else "model")
+    partial, old = (target.with_name(f".{target.name}.{each}") for each in ("partial", "old"))
+    for leftover in (partial, old):  # of a process that was killed here
+        shutil.rmtree(leftover, ignore_errors=True)
     if isinstance(policy, PeftModel):
-        policy.save_pretrained(str(target), selected_adapters=["default"])
+        policy.save_pretrained(str(partial), selected_adapters=["default"])
     else:
-        policy.save_pretrained(str(target))
-    tokenizer.save_pretrained(str(target))
+        policy.save_pretrained(str(partial))
+    tokenizer.save_pretrained(str(partial))
+    for path in (*partial.iterdir(), partial):
+        to_disk(path)
+    if target.exists():
+        target.rename(old)
+    partial.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
     return target
 
 

@@ -24,22 +24,15 @@ from preftune.refusals import Interrupted, Refusal, RunFailed
 from preftune.reporting.pair_report import PairReport
 from preftune.reporting.pairs_page import pairs_page
 from preftune.reporting.run_page import run_page
+from preftune.runs.event_log import EventLog
 from preftune.runs.files import line, read_json, replace, write_json, write_text
+from preftune.training.checkpoints import Sealed
 
 State = Literal["running", "complete", "preempted", "failed"]
 
 _PACKAGES = ("preftune", "torch", "trl", "transformers", "peft", "datasets", "bitsandbytes", "accelerate")
-_OF_ONE_START = (
-    "metrics.jsonl",
-    "samples.jsonl",
-    "summary.json",
-    "ledger.json",
-    "data.json",
-    "data.html",
-    "plan.json",
-    "report.html",
-    "traceback.txt",
-)
+_OF_DATA = ("ledger.json", "data.json", "data.html")
+_OF_ONE_START = (*_OF_DATA, "plan.json", "samples.jsonl", "summary.json", "report.html", "traceback.txt")
 
 
 @dataclass(frozen=True)
@@ -81,10 +74,12 @@ class RunDirectory:
     Attributes:
         path: The directory.
         identity: 64 hexadecimal digits, from `identity.identity`.
+        log: Its metrics.jsonl.
     """
 
     def __init__(self, path: Path, identity: str, lock: FileLock) -> None:
         self.path = path
+        self.log = EventLog(path / "metrics.jsonl")
         self.identity = identity
         self._lock = lock
         self._status: dict[str, Any] = {}
@@ -146,21 +141,28 @@ class RunDirectory:
             summary=read_json(self.path / "summary.json") or {},
         )
 
-    def start(self, configuration: Mapping[str, object], facts: Mapping[str, object]) -> None:
-        """Begin from nothing: write manifest, configuration, status; remove what was measured earlier.
+    def start(
+        self, configuration: Mapping[str, object], facts: Mapping[str, object], going_on: Sealed | None = None
+    ) -> None:
+        """Begin, or go on: write manifest, configuration, status; remove what an earlier start came to.
 
         Args:
             configuration: The resolved configuration as plain nested maps.
             facts: What the manifest holds beside identity, versions and platform: model, data, hashes.
+            going_on: Checkpoint from which the run goes on, which keeps what was logged; None: it begins from nothing.
         """
+        status = (read_json(self.path / "status.json") or {}) if going_on else {}
         self.freeze(configuration, facts)
         for name in _OF_ONE_START:
             (self.path / name).unlink(missing_ok=True)
+        if going_on is None:
+            self.log.path.unlink(missing_ok=True)
         self._status = {
             "state": "running",
             "reason": None,
-            "step": 0,
-            "max_steps": 0,
+            "step": going_on.step if going_on else 0,
+            "max_steps": going_on.steps if going_on else 0,
+            "resumed": [*status.get("resumed", []), going_on.step] if going_on else [],
             "pid": os.getpid(),
             "started": _now(),
             "ended": None,
@@ -221,21 +223,19 @@ class RunDirectory:
         """Write the lines of the plan."""
         write_text(self.path / "plan.json", json.dumps(lines, indent=2, ensure_ascii=False))
 
-    def log(self, metrics: Mapping[str, object], step: int) -> None:
-        """Append one log event to metrics.jsonl, keys as they are."""
-        with (self.path / "metrics.jsonl").open("ab") as file:
-            file.write(line({"step": step, **metrics}))
-
     def write_results(
         self,
         summary: Mapping[str, object],
         samples: Iterable[Mapping[str, object]],
         ledger: Mapping[str, object],
     ) -> None:
-        """Write samples.jsonl, one object per line, summary.json, and the ledger, which a stream has completed."""
+        """Write samples.jsonl, one object a line, the ledger, which a stream has completed, and summary.json.
+
+        The summary gets `resumed`: the steps from which the run went on.
+        """
         write_json(self.path / "ledger.json", ledger)
         replace(self.path / "samples.jsonl", b"".join(line(sample) for sample in samples))
-        write_json(self.path / "summary.json", summary)
+        write_json(self.path / "summary.json", {**summary, "resumed": self._status["resumed"]})
 
     def samples(self) -> list[dict[str, Any]]:
         """Return what samples.jsonl holds."""

@@ -1,7 +1,7 @@
 """How long each stage of a run took."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 
@@ -15,12 +15,28 @@ class Stages:
     def __init__(self) -> None:
         """Start with nothing measured."""
         self.seconds: dict[str, float] = {}
+        self._entered: dict[str, float] = {}
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
         """Count the time inside towards `name`."""
-        started = time.perf_counter()
+        self._entered[name] = time.perf_counter()
         try:
             yield
         finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+            self.seconds[name] = self.state()[name]
+            del self._entered[name]
+
+    def measure(self, name: str, act: Callable[[], None]) -> None:
+        """Do `act`, and count its time towards `name`."""
+        with self(name):
+            act()
+
+    def state(self) -> dict[str, float]:
+        """Return the seconds by stage up to now."""
+        now = time.perf_counter()
+        return self.seconds | {n: self.seconds.get(n, 0.0) + now - since for n, since in self._entered.items()}
+
+    def restore(self, state: Mapping[str, float]) -> None:
+        """Count on from those of an earlier start, beside what was measured in this one."""
+        self.seconds = {name: self.seconds.get(name, 0.0) + state.get(name, 0.0) for name in {**self.seconds, **state}}

@@ -30,7 +30,7 @@ def trl_arguments(
             data_seed=seed,
             gradient_accumulation_steps=steps.accumulation,
             report_to="none",
-            save_strategy="no",
+            save_strategy="steps",
             remove_unused_columns=False,
             logging_nan_inf_filter=False,
             disable_tqdm=True,

@@ -13,11 +13,11 @@ from rich.text import Text
 from torch import Tensor, nn
 
 from preftune.training import verification
-from preftune.training.measured import MeasuredTraining
+from preftune.training.resumable import ResumableTraining
 from preftune.training.sides import dropout_is_live
 
 
-class CheckedTraining(MeasuredTraining):
+class CheckedTraining(ResumableTraining):
     """The check around the stock training step; stands before a trainer of TRL among the bases of a class.
 
     The class gives `_score_apart`, which scores a batch without a trace in its counts, and `_scratch_side`; it calls

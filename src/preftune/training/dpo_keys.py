@@ -48,6 +48,8 @@ PASSED: dict[str, Any] = {
     "pad_to_multiple_of": Count | Literal["auto"] | None,
     "per_device_eval_batch_size": Count,
     "per_device_train_batch_size": Count,
+    "save_steps": Count | Share,
+    "save_total_limit": Annotated[int, Field(ge=2)],  # one alone would be lost where it turns out torn
     "tf32": None,
     "torch_compile": None,
     "torch_compile_backend": None,
@@ -59,7 +61,7 @@ PASSED: dict[str, Any] = {
 }
 
 _ONE_PROCESS = "a run is one process on one device for now"
-_ADAPTER_SAVED = "preftune saves the final weights in run.dir; checkpoints are not written yet"
+_CHECKPOINTS_SEALED = "preftune seals checkpoints and goes on from them itself; set train.save_steps"
 _ALWAYS_MEASURED = "evaluation always measures loss and rewards, and keeps no logits"
 _NO_HUB = "preftune uploads nothing; upload what run.dir holds"
 _OWN_LINES = "preftune writes its own lines and bars"
@@ -121,10 +123,10 @@ OWNED: dict[str, str] = {
         _ALWAYS_MEASURED,
     ),
     **_each(
-        "save_only_model save_strategy save_steps save_on_each_node save_total_limit enable_jit_checkpoint "
+        "save_only_model save_strategy save_on_each_node enable_jit_checkpoint "
         "load_best_model_at_end metric_for_best_model greater_is_better ignore_data_skip "
         "restore_callback_states_from_checkpoint resume_from_checkpoint",
-        _ADAPTER_SAVED,
+        _CHECKPOINTS_SEALED,
     ),
     **_each(
         "push_to_hub hub_token hub_private_repo hub_model_id hub_strategy hub_always_push hub_revision",

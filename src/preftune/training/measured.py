@@ -46,7 +46,7 @@ class MeasuredTraining(Sides):
         self._evaluated_sums: list[tuple[Record, Tensor]] = []
         self._counted = (0, 0)
         self._running_since = 0.0
-        self.add_callback(TrainBegin(self._start_clock))
+        self.add_callback(TrainBegin(self._begin))
 
     def keep_trained(self, logps: Record) -> None:
         """Keep a micro-batch for the next log event."""
@@ -105,7 +105,8 @@ class MeasuredTraining(Sides):
     def _clock(self) -> float:
         return time.perf_counter() - self.seconds_in_evaluation
 
-    def _start_clock(self) -> None:
+    def _begin(self) -> None:
+        """Begin to train: once all stands ready for the first step."""
         self._running_since = self._clock()
 
     def _training_metrics(self, logps: Any) -> dict[str, float]:

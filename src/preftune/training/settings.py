@@ -49,6 +49,11 @@ class TrainSettings(Settings):
         return self.dpo.get("per_device_train_batch_size", 8)  # type: ignore[no-any-return]
 
     @property
+    def checkpoints(self) -> int:
+        """How many checkpoints are kept while training."""
+        return self.dpo.get("save_total_limit", 2)  # type: ignore[no-any-return]
+
+    @property
     def for_trl(self) -> dict[str, Any]:
         """The keys as DPOConfig takes them; activations are kept where nothing settled `auto`."""
         return {

@@ -126,6 +126,7 @@ class PairTrainer(ReferencedTraining, DPOTrainer):
         self.take_over(trained, reference)
         self.check_every(verify)
         self.objective, self.stock = objective, stock
+        self.parts["objective"] = objective
         self.take_reference(prepared, reference, kept=keeps_reference)
         self.micro_batch, self.tokens_per_batch = micro_batch, tokens_per_batch
         self.engine = engines.Stock()
