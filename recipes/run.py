@@ -14,6 +14,7 @@ from preftune.runs.directory import RunDirectory
 from preftune.runs.exits import exits
 from preftune.runs.opening import open_run
 from preftune.runs.stages import Stages
+from preftune.runs.stops import stopping
 from preftune.runs.watching import Tracker, watching
 
 CHOICES = Path(__file__).resolve().parent.parent / "conf"
@@ -22,14 +23,15 @@ CHOICES = Path(__file__).resolve().parent.parent / "conf"
 def run(resolved: dict[str, Any]) -> None:
     """Do one run in its directory, or say that it is complete."""
     choices = config.Config.model_validate(resolved)
-    with open_run(resolved, scratch=choices.dry_run) as directory:
+    with stopping() as stops, open_run(resolved, scratch=choices.dry_run) as directory:
         environment.settle()
         if (previous := directory.previous()) and previous.complete:
             return terminal.print_complete(directory.path, previous, directory.samples())
         directory.start(resolved, {})
         sweep, watch = choices.sweep.name, not choices.dry_run
         with watching(choices.track, directory.path, resolved, watch, sweep) as tracker, directory.running():
-            return train(choices, directory, tracker)
+            train(choices, directory, tracker)
+            return stops.disregard()
 
 
 def train(run: config.Config, directory: RunDirectory, tracker: Tracker) -> None:

@@ -96,7 +96,7 @@ def test_status_is_complete_at_the_end_and_running_until_then(tmp_path: Path) ->
     ("error", "state", "reason"),
     [
         (ValueError("loss is nan"), "failed", "ValueError: loss is nan"),
-        (KeyboardInterrupt(), "preempted", "interrupted by Ctrl-C"),
+        (KeyboardInterrupt(), "preempted", "stopped by Ctrl-C"),
         (SystemExit(1), "failed", "SystemExit: 1"),
     ],
 )
@@ -136,7 +136,7 @@ def test_an_unfinished_run_says_where_it_stopped_and_starts_over(tmp_path: Path)
         assert previous is not None
         assert not previous.complete
         assert previous.sentence() == (
-            "an earlier start of this run was preempted at step 12 of 62 (interrupted by Ctrl-C)"
+            "an earlier start of this run was preempted at step 12 of 62 (stopped by Ctrl-C)"
         )
         directory.start(CONFIGURATION, {})
         directory.log({"loss": 0.6}, step=1)
