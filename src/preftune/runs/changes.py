@@ -109,15 +109,20 @@ def allowed_changes(
     if manifest is None:
         _refuse_idle(path, start, set(), f"{path} holds no run")
         return []
-    changes = list(_between(manifest.get("made_from", {}), start.made_from)) if _is_other(manifest, start) else []
-    if checkpoint is not None and not complete:
+    is_other = manifest["identity"] != start.identity
+    kept = manifest.get("made_from") or start.made_from
+    changes = list(_between(kept, start.made_from)) if is_other else []
+    if is_other and not changes:
+        raise Refusal(_refusal(path, manifest, start, [], ended=False))
+    if checkpoint is not None and (is_other or not complete):
         known = _code(manifest)
         common = known.keys() & start.code.keys()
         changes += _between({key: known[key] for key in common}, {key: start.code[key] for key in common})
     named = set(start.allow_change)
-    forbidden = [c for c in changes if c.key not in named or c.why_fixed or complete]
-    if forbidden or (_is_other(manifest, start) and not changes):
-        raise Refusal(_refusal(path, manifest, start, changes, complete))
+    ended = complete and checkpoint is None
+    forbidden = [change for change in changes if change.key not in named or change.why_fixed or ended]
+    if forbidden:
+        raise Refusal(_refusal(path, manifest, start, changes, ended=ended))
     recorded = {(change["key"], str(change["to"])) for change in manifest.get("changes", [])}
     here = {**start.made_from, **start.code}
     done = {change.key for change in changes}
@@ -153,25 +158,19 @@ def last_checkpoint(path: Path) -> int | None:
     return max((int(name) for name in names if name.isdecimal()), default=None)
 
 
-def _is_other(manifest: Mapping[str, Any], start: Start) -> bool:
-    return bool(manifest["identity"] != start.identity)
-
-
 def _code(manifest: Mapping[str, Any]) -> dict[str, object]:
     found = {f"versions.{name}": version for name, version in manifest.get("versions", {}).items()}
     return found | ({"code": manifest["code"]} if "code" in manifest else {})
 
 
 def _between(there: Mapping[str, object], here: Mapping[str, object]) -> Iterator[Change]:
-    if not there:
-        return
     for key in sorted({*there, *here}):
         sides = there.get(key, _ABSENT), here.get(key, _ABSENT)
         if sides[0] != sides[1]:
             yield Change(key, *sides)
 
 
-def _refusal(path: Path, manifest: Mapping[str, Any], start: Start, changes: list[Change], complete: bool) -> str:
+def _refusal(path: Path, manifest: Mapping[str, Any], start: Start, changes: list[Change], *, ended: bool) -> str:
     elsewhere = "set run.dir to another directory, or to null to name it after the run"
     if not changes:
         return (
@@ -179,8 +178,8 @@ def _refusal(path: Path, manifest: Mapping[str, Any], start: Start, changes: lis
             f"{manifest['identity'][:8]}: another configuration or other data; {elsewhere}"
         )
     fixed = [change.key for change in changes if change.why_fixed]
-    if complete:
-        end = f"it is complete and stays so; {elsewhere}; adapter.path goes on from its adapter"
+    if ended:
+        end = f"it is complete and has no checkpoint to go on from; {elsewhere}; adapter.path goes on from its adapter"
     elif fixed:
         end = f"run.allow_change cannot allow {', '.join(fixed)}; {elsewhere}"
     else:

@@ -10,10 +10,9 @@ import os
 import platform
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import yaml
 from filelock import FileLock
@@ -26,8 +25,8 @@ from preftune.runs import versions
 from preftune.runs.changes import Start, allowed_changes, last_checkpoint, refuse_other_inputs
 from preftune.runs.files import line, read_json, replace, write_json, write_text
 from preftune.runs.lock import hold, let_go, sign
-
-State = Literal["running", "complete", "preempted", "failed"]
+from preftune.runs.previous import Previous as Previous
+from preftune.runs.previous import State
 
 _LOADED = ("model", "template", "data")  # what manifest.json has of the last start's facts
 _CODES = {"complete": 0, "failed": 1, "preempted": 143}
@@ -42,39 +41,6 @@ _OF_ONE_START = (
     "report.html",
     "traceback.txt",
 )
-
-
-@dataclass(frozen=True)
-class Previous:
-    """How an earlier start of the same run ended.
-
-    Attributes:
-        state: As it stands in status.json. `running` means that it was killed: its lock is free.
-        step: Optimizer steps that it did.
-        max_steps: Optimizer steps that it meant to do; 0 where it did not come to know.
-        reason: Why it stopped; null where it is complete or was killed.
-        summary: Its summary.json; empty where it wrote none.
-    """
-
-    state: State
-    step: int
-    max_steps: int
-    reason: str | None
-    summary: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def complete(self) -> bool:
-        """Whether there is nothing left to do."""
-        return self.state == "complete"
-
-    def sentence(self) -> str:
-        """Say how the earlier start ended, for the terminal."""
-        if self.complete:
-            return f"this run is complete: {self.step} steps"
-        ended = {"running": "was killed", "preempted": "was preempted"}.get(self.state, self.state)
-        reason = f" ({self.reason})" if self.reason else ""
-        steps = f"step {self.step} of {self.max_steps}" if self.max_steps else "the first step"
-        return f"an earlier start of this run {ended} at {steps}{reason}"
 
 
 class RunDirectory:
@@ -93,7 +59,7 @@ class RunDirectory:
         self._lock = lock
         self._start = Start(identity)
         self._held: dict[str, Any] = {}
-        self._changes: list[dict[str, object]] = []
+        self._changes: list[dict[str, Any]] = []
         self._status: dict[str, Any] = {}
 
     @classmethod
@@ -146,6 +112,7 @@ class RunDirectory:
             max_steps=status["max_steps"],
             reason=status["reason"],
             summary=read_json(self.path / "summary.json") or {},
+            changed=[change["key"] for change in self._changes],
         )
 
     def start(self, configuration: Mapping[str, object], facts: Mapping[str, object]) -> None:
@@ -172,6 +139,9 @@ class RunDirectory:
 
     def freeze(self, configuration: Mapping[str, object], facts: Mapping[str, object]) -> None:
         """Write manifest and configuration, as `start` takes them, for a process that runs from them."""
+        if self._changes:
+            self._status = (read_json(self.path / "status.json") or {}) | {"state": "preempted"}
+            write_json(self.path / "status.json", self._status)  # before the manifest: a run that is complete goes on
         goes_on = last_checkpoint(self.path) is not None
         loaded = {key: self._held[key] for key in _LOADED if goes_on and key in self._held}
         manifest = {
