@@ -27,9 +27,9 @@ from omegaconf import OmegaConf
 from preftune import command_line, config
 from preftune.runs import environment
 from preftune.runs.exits import exits
+from recipes import CHOICES
 from recipes.benchmark_table import Runs, say, say_agreement, say_operations, say_runs, say_sweep
 
-CHOICES = Path(__file__).resolve().parent.parent / "conf"
 PAIRS = "../shared/data/dpo_en_demo_200.json"
 PARTS = ("runs", "sweep", "operations", "agreement")
 BETAS = (0.05, 0.1, 0.2, 0.3, 0.5)

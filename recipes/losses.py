@@ -16,8 +16,7 @@ from preftune.reporting.losses_page import write_page
 from preftune.reporting.losses_terminal import print_loss, print_losses, print_passed, print_place
 from preftune.runs.exits import exits
 from preftune.spelling import did_you_mean
-
-CHOICES = Path(__file__).resolve().parent.parent / "conf" / "loss"
+from recipes import CHOICES
 
 
 def main() -> None:
@@ -58,7 +57,7 @@ def one(name: str, parameters: list[str]) -> Description:
 
 def defaults(name: str) -> Mapping[str, Any]:
     """Return what the file of `name` in `conf/loss/` gives its parameters, or nothing where it has none."""
-    file = CHOICES / f"{name}.yaml"
+    file = CHOICES / "loss" / f"{name}.yaml"
     values = OmegaConf.load(file).items() if file.is_file() else ()
     return {str(key): value for key, value in values if key in parameters_of(LOSSES[name])}
 

@@ -1,7 +1,6 @@
 """Look at the pairs of a run before it is trained: takes what `recipes.run` takes, and writes one page."""
 
 import sys
-from pathlib import Path
 from typing import Any
 
 import hydra
@@ -11,8 +10,7 @@ from preftune import command_line, config
 from preftune.runs import environment
 from preftune.runs.exits import exits
 from preftune.runs.opening import identify
-
-CHOICES = Path(__file__).resolve().parent.parent / "conf"
+from recipes import CHOICES
 
 
 def look(run: config.Config, resolved: dict[str, Any]) -> None:

@@ -1,7 +1,6 @@
 """Train one run, or several with -m: load the choices, prepare, train, report."""
 
 import sys
-from pathlib import Path
 from typing import Any
 
 import hydra
@@ -14,28 +13,28 @@ from preftune.runs.directory import RunDirectory
 from preftune.runs.exits import exits
 from preftune.runs.opening import open_run
 from preftune.runs.stages import Stages
+from preftune.runs.stops import Stops, stopping
 from preftune.runs.watching import Tracker, watching
 from preftune.training.checkpoints import Checkpoints
-
-CHOICES = Path(__file__).resolve().parent.parent / "conf"
+from recipes import CHOICES
 
 
 def run(resolved: dict[str, Any]) -> None:
     """Do one run in its directory from where it stands, or say that it is complete."""
     choices = config.Config.model_validate(resolved)
-    with open_run(resolved, scratch=choices.dry_run) as directory:
+    with stopping() as stops, open_run(resolved, scratch=choices.dry_run) as directory:
         environment.settle()
         if (previous := directory.previous()) and previous.complete:
             return terminal.print_complete(directory.path, previous, directory.samples())
-        saved = Checkpoints(directory.path / "checkpoints", directory.identity, choices.train.checkpoints)
+        saved = Checkpoints(directory.path / "checkpoints", directory.identities, choices.train.checkpoints)
         directory.start(resolved, {}, saved.newest())
-        sweep, watch = choices.sweep.name, not choices.dry_run
-        tracking = watching(choices.track, directory.path, resolved, watch, sweep, saved.going_on is not None)
-        with tracking as tracker, directory.running(), saved:
-            return train(choices, directory, saved, tracker)
+        view = watching(choices.track, directory.path, resolved, not choices.dry_run, choices.sweep.name, saved.goes_on)
+        with view as tracker, directory.running(), saved:
+            train(choices, directory, saved, tracker, stops)
+            return stops.disregard()
 
 
-def train(run: config.Config, directory: RunDirectory, saved: Checkpoints, tracker: Tracker) -> None:
+def train(run: config.Config, directory: RunDirectory, saved: Checkpoints, tracker: Tracker, stops: Stops) -> None:
     """Prepare, train, report. What is heavy is imported here, after the choices were checked."""
     from preftune.evaluating.points import Points
     from preftune.models.policy import save_policy
@@ -54,10 +53,10 @@ def train(run: config.Config, directory: RunDirectory, saved: Checkpoints, track
     trainer = methods.build_trainer(prepared, needs.settle(run.train), run.loss, *sides, run.seed, directory.path)
     trainer.report_to(directory.progress, directory.log, tracker.log)
     points = Points(trainer, prepared, run.evaluate, run.guard, run.seed, tracker.alert)
-    trainer.keep_checkpoints(saved, {"points": points, "log": directory.log, "seconds": seconds})
+    trainer.keep_checkpoints(saved, {"points": points, "log": directory.log, "seconds": seconds}, stops.stop)
     seconds.measure("reference", trainer.keep_reference)
     seconds.measure("evaluate", points.measure_start)
-    seconds.measure("train", trainer.fit)
+    seconds.measure("train", stops.deferred()(trainer.fit))
     seconds.measure("evaluate", points.measure_end)
     save_policy(prepared.policy, prepared.chat.tokenizer, directory.path)
     results = summary.summarise(trainer.totals(), seconds.seconds, points, trainer.verified)
@@ -74,7 +73,5 @@ def main(choices: DictConfig) -> float | None:
 
 
 if __name__ == "__main__":
-    with exits():
-        line = command_line.read(sys.argv[1:], CHOICES)
-        with sweeps.sweeping(line.argv, line.typed, line.axes, line.jobs, line.search) as sys.argv[1:]:
-            main()
+    with exits(), sweeps.sweeping(*command_line.read(sys.argv[1:], CHOICES)) as sys.argv[1:]:
+        main()

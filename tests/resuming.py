@@ -76,7 +76,7 @@ class Start:
         """Stand where the run in `directory` stands."""
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
-        self.saved = Checkpoints(directory / "checkpoints", IDENTITY, self.keep)
+        self.saved = Checkpoints(directory / "checkpoints", [IDENTITY], self.keep)
         log = EventLog(directory / "metrics.jsonl")
         if self.saved.newest() is None:
             log.path.unlink(missing_ok=True)

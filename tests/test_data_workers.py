@@ -96,10 +96,10 @@ def test_a_worker_that_dies_fails_the_run_and_does_not_hang():
     )
 
 
-def busy(seconds: int) -> tuple[subprocess.Popen[str], list[int]]:
+def busy(seconds: int, script: str = BUSY) -> tuple[subprocess.Popen[str], list[int]]:
     """Start a process with two workers; return it and the workers' ids."""
     parent = subprocess.Popen(
-        [sys.executable, "-c", BUSY, str(seconds)],
+        [sys.executable, "-c", script, str(seconds)],
         start_new_session=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -143,4 +143,19 @@ def test_ctrl_c_is_told_once_and_ends_all():
     assert parent.returncode == -signal.SIGINT
     assert errors.count("Traceback") == 1
     assert errors.endswith("KeyboardInterrupt\n")
+    wait_until_gone(workers)
+
+
+STOPPED = BUSY.replace("list(mapped", "from preftune.runs.stops import stopping\nwith stopping(): list(mapped")
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="asks /proc")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+@pytest.mark.parametrize("whole_group", [True, False])
+def test_a_run_that_is_stopped_ends_its_workers_in_the_midst_of_their_work(number, whole_group):
+    parent, workers = busy(60, STOPPED)
+    (os.killpg if whole_group else os.kill)(parent.pid, number)
+    _, errors = parent.communicate(timeout=30)
+    assert errors.count("Traceback") == 2  # of the parent: what stopped it, and the sentence in its place
+    assert "preftune.refusals.Interrupted: stopped by" in errors
     wait_until_gone(workers)

@@ -44,7 +44,7 @@ def command(*arguments: str, cwd: Path, start_new_session: bool = False) -> subp
     return subprocess.Popen(
         [sys.executable, "-m", "recipes.run", *arguments],
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "src")])},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -239,8 +239,8 @@ def test_ctrl_c_says_where_the_run_stopped_and_so_does_its_status(tmp_path: Path
     status = read(found[0])
     assert process.returncode == 143
     assert status["state"] == "preempted"
-    assert status["reason"] == "interrupted by Ctrl-C"
-    assert f"interrupted by Ctrl-C at step {status['step']} of 100000; see runs/" in errors
+    assert status["reason"] == "stopped by Ctrl-C"
+    assert f"stopped by Ctrl-C at step {status['step']} of 100000; see runs/" in errors
     assert "Traceback" not in errors
 
 

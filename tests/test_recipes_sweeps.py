@@ -182,7 +182,7 @@ def test_ctrl_c_stops_the_job_and_the_sweep(tmp_path: Path) -> None:
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 143
-    assert "interrupted by Ctrl-C; the same command goes on; see sweeps/" in errors
+    assert "stopped by Ctrl-C; the same command goes on; see sweeps/" in errors
     assert read(job / "status.json")["state"] == "preempted"
     assert [one["state"] for one in record(tmp_path)["jobs"]] == ["preempted", "not_run"]
 

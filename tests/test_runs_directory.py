@@ -1,6 +1,8 @@
 """The run directory: its files, its lock, its ends, and what it refuses."""
 
 import json
+import os
+import socket
 import subprocess
 import sys
 from importlib import metadata
@@ -8,9 +10,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from filelock import FileLock
 
-from preftune.refusals import Refusal
+from preftune.refusals import Interrupted, Refusal
 from preftune.runs.directory import RunDirectory
+from preftune.runs.lock import hold, sign
 from tests import stock
 
 IDENTITY = "1" * 64
@@ -96,7 +100,8 @@ def test_status_is_complete_at_the_end_and_running_until_then(tmp_path: Path) ->
     ("error", "state", "reason"),
     [
         (ValueError("loss is nan"), "failed", "ValueError: loss is nan"),
-        (KeyboardInterrupt(), "preempted", "interrupted by Ctrl-C"),
+        (KeyboardInterrupt(), "preempted", "stopped by Ctrl-C"),
+        (Interrupted("SIGTERM"), "preempted", "stopped by SIGTERM"),
         (SystemExit(1), "failed", "SystemExit: 1"),
     ],
 )
@@ -110,6 +115,7 @@ def test_an_exception_is_the_reason_in_the_status_and_goes_on(
             raise error
     status = read(tmp_path / "status.json")
     assert (status["state"], status["reason"], status["step"]) == (state, reason, 2)
+    assert status["exit_code"] == {"preempted": 143, "failed": 1}[state]
 
 
 def test_a_complete_run_shows_its_summary(tmp_path: Path) -> None:
@@ -136,7 +142,7 @@ def test_an_unfinished_run_says_where_it_stopped_and_starts_over(tmp_path: Path)
         assert previous is not None
         assert not previous.complete
         assert previous.sentence() == (
-            "an earlier start of this run was preempted at step 12 of 62 (interrupted by Ctrl-C)"
+            "an earlier start of this run was preempted at step 12 of 62 (stopped by Ctrl-C)"
         )
         directory.start(CONFIGURATION, {})
         directory.log({"loss": 0.6}, step=1)
@@ -189,6 +195,67 @@ def test_a_directory_in_use_is_refused_with_the_process_that_holds_it(tmp_path: 
         RunDirectory.open(tmp_path, IDENTITY)
     holder.communicate(b"")
     RunDirectory.open(tmp_path, IDENTITY).close()
+
+
+def signed(path: Path, **changes: object) -> FileLock:
+    """Hold a directory as somebody would who signed so."""
+    lock = hold(path)
+    sign(path)
+    holder = json.loads((path / ".holder.json").read_text())
+    (path / ".holder.json").write_text(json.dumps({**holder, **changes}))
+    return lock
+
+
+@pytest.mark.parametrize(
+    ("changes", "who"),
+    [
+        ({}, f"process {os.getpid()} on {socket.gethostname()}"),
+        ({"host": "elsewhere", "pid": 7}, "process 7 on elsewhere"),
+        ({"began": "1"}, "another process"),  # the number was given again
+        ({"pid": 2**22 + 1}, "another process"),  # no process has it: left of one that was killed
+        ({"pid": "x"}, "another process"),
+    ],
+)
+def test_who_holds_a_directory_is_told_from_who_was_killed_there(
+    tmp_path: Path, changes: dict[str, object], who: str
+) -> None:
+    lock = signed(tmp_path, **changes)
+    with pytest.raises(Refusal, match=f"which {who} holds; wait"):
+        RunDirectory.open(tmp_path, IDENTITY)
+    lock.release()
+    RunDirectory.open(tmp_path, IDENTITY).close()  # what stands there holds nobody off
+
+
+def test_a_start_that_waits_is_told_once_for_whom(tmp_path: Path) -> None:
+    script = (
+        "import sys, time, pathlib; from preftune.runs.directory import RunDirectory\n"
+        f"with RunDirectory.open(pathlib.Path(sys.argv[1]), {IDENTITY!r}):\n"
+        "    print('held', flush=True); time.sleep(1.5)\n"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == b"held\n"
+    told: list[str] = []
+    RunDirectory.open(tmp_path, IDENTITY, told.append).close()
+    assert told == [f"process {holder.pid} on {socket.gethostname()}"]
+    holder.communicate()
+
+
+def test_a_run_that_ends_before_it_runs_does_not_seem_to_go_on(tmp_path: Path) -> None:
+    for error, state, reason in (
+        (KeyboardInterrupt(), "preempted", "stopped by Ctrl-C"),
+        (Interrupted("SIGTERM"), "preempted", "stopped by SIGTERM"),
+        (ValueError("no tracker"), "failed", "ValueError: no tracker"),
+    ):
+        with pytest.raises(type(error)), RunDirectory.open(tmp_path, IDENTITY) as directory:
+            raise _begun(directory, error)
+        status = read(tmp_path / "status.json")
+        assert (status["state"], status["reason"]) == (state, reason)
+
+
+def _begun(directory: RunDirectory, error: BaseException) -> BaseException:
+    directory.start(CONFIGURATION, {})
+    return error
 
 
 def test_one_process_cannot_hold_a_directory_twice(tmp_path: Path) -> None:

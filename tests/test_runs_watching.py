@@ -63,13 +63,17 @@ def test_a_run_keeps_its_reports_and_on_request_its_adapter(run_directory: Path)
     assert artifacts(with_adapter) == reports | {"model": ["adapter_model.safetensors"]}
 
 
-def test_a_run_that_fails_keeps_its_reports_and_no_adapter(run_directory: Path) -> None:
+@pytest.mark.parametrize(("error", "code"), [(ValueError, 1), (KeyboardInterrupt, 143)])
+def test_a_run_that_ends_early_keeps_its_reports_and_no_adapter(
+    run_directory: Path, error: type[BaseException], code: int
+) -> None:
     settings = WANDB.model_copy(update={"log_adapter": True})
-    with pytest.raises(KeyboardInterrupt), watching(settings, run_directory, CONFIGURATION, True):
-        raise KeyboardInterrupt
+    with pytest.raises(error), watching(settings, run_directory, CONFIGURATION, True):
+        raise error
     (run,) = offline_runs(run_directory)
     assert set(artifacts(run)) == {"data-report", "report"}
-    assert [record.exit.exit_code for record in run if record.HasField("exit")] == [1]
+    assert [record.exit.exit_code for record in run if record.HasField("exit")] == [code]
+    assert any(record.HasField("preempting") for record in run) == (code == 143)
 
 
 def test_a_job_stands_in_the_group_of_its_sweep(run_directory: Path) -> None:

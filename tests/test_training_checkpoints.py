@@ -32,7 +32,7 @@ def fill(text: str) -> Callable[[Path], None]:
 
 def checkpoints(directory: Path, identity: str = MINE, keep: int = 2) -> Checkpoints:
     return Checkpoints(
-        directory / "checkpoints", identity, keep, Console(record=True, width=300, file=open(os.devnull, "w"))
+        directory / "checkpoints", [identity], keep, Console(record=True, width=300, file=open(os.devnull, "w"))
     )
 
 

@@ -9,9 +9,8 @@
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hydra import initialize_config_dir
 from hydra._internal.utils import get_args_parser
@@ -40,8 +39,7 @@ _OVERRULED = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class CommandLine:
+class CommandLine(NamedTuple):
     """A command line that was checked.
 
     Attributes:

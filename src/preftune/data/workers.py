@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing import connection
 from typing import Any, TypeVar
 
@@ -39,9 +40,7 @@ def mapped(work: Callable[[T], R], pieces: Iterable[T], workers: int | None = No
     if workers == 1 or len(first) < _FEW or "fork" not in multiprocessing.get_all_start_methods():
         yield from map(work, pieces)
         return
-    # Forked: a spawned process would import transformers first. No worker touches a device.
-    context = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(workers, context, initializer=_start, initargs=(work,)) as pool:
+    with _pool(work, workers) as pool:
         waiting: deque[Future[R]] = deque()
         try:
             for piece in pieces:
@@ -50,14 +49,27 @@ def mapped(work: Callable[[T], R], pieces: Iterable[T], workers: int | None = No
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+@contextmanager
+def _pool(work: Callable[[T], R], workers: int) -> Iterator[ProcessPoolExecutor]:
+    # Forked: a spawned process would import transformers first. No worker touches a device.
+    context = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(workers, context, initializer=_start, initargs=(work,)) as pool:
+        try:
+            yield pool
+        except (KeyboardInterrupt, GeneratorExit):
+            for process in list((pool._processes or {}).values()):
+                process.terminate()  # nobody waits for what it has begun
+            raise
         except BrokenProcessPool as broken:
             raise RunFailed(
                 "each process that works on the data must go on to the end, got one that was killed or ended; most "
                 "often memory ran out"
             ) from broken
-        finally:
-            for future in waiting:
-                future.cancel()
 
 
 def _cores() -> int:

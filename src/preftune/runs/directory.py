@@ -8,72 +8,41 @@ import contextlib
 import json
 import os
 import platform
-import socket
 import traceback
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import yaml
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from preftune.refusals import Interrupted, Refusal, RunFailed
 from preftune.reporting.pair_report import PairReport
 from preftune.reporting.pairs_page import pairs_page
 from preftune.reporting.run_page import run_page
+from preftune.runs import versions
+from preftune.runs.changes import Start, allowed_changes, last_checkpoint, refuse_other_inputs
 from preftune.runs.event_log import EventLog
 from preftune.runs.files import line, read_json, replace, write_json, write_text
+from preftune.runs.lock import hold, let_go, sign
+from preftune.runs.previous import Previous as Previous
+from preftune.runs.previous import State
 from preftune.training.checkpoints import Sealed
 
-State = Literal["running", "complete", "preempted", "failed"]
-
-_PACKAGES = ("preftune", "torch", "trl", "transformers", "peft", "datasets", "bitsandbytes", "accelerate")
+_LOADED = ("model", "template", "data")  # what manifest.json has of the last start's facts
+_CODES = {"complete": 0, "failed": 1, "preempted": 143}
 _OF_DATA = ("ledger.json", "data.json", "data.html")
 _OF_ONE_START = (*_OF_DATA, "plan.json", "samples.jsonl", "summary.json", "report.html", "traceback.txt")
 
 
-@dataclass(frozen=True)
-class Previous:
-    """How an earlier start of the same run ended.
-
-    Attributes:
-        state: As it stands in status.json. `running` means that it was killed: its lock is free.
-        step: Optimizer steps that it did.
-        max_steps: Optimizer steps that it meant to do; 0 where it did not come to know.
-        reason: Why it stopped; null where it is complete or was killed.
-        summary: Its summary.json; empty where it wrote none.
-    """
-
-    state: State
-    step: int
-    max_steps: int
-    reason: str | None
-    summary: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def complete(self) -> bool:
-        """Whether there is nothing left to do."""
-        return self.state == "complete"
-
-    def sentence(self) -> str:
-        """Say how the earlier start ended, for the terminal."""
-        if self.complete:
-            return f"this run is complete: {self.step} steps"
-        ended = {"running": "was killed", "preempted": "was preempted"}.get(self.state, self.state)
-        reason = f" ({self.reason})" if self.reason else ""
-        steps = f"step {self.step} of {self.max_steps}" if self.max_steps else "the first step"
-        return f"an earlier start of this run {ended} at {steps}{reason}"
-
-
 class RunDirectory:
-    """A run's directory, held by this process until it is closed. Made by `RunDirectory.open`.
+    """A run's directory, held by this process until it is closed. Made by `open`.
 
     Attributes:
         path: The directory.
         identity: 64 hexadecimal digits, from `identity.identity`.
+        identities: That, and those before changes that `run.allow_change` named.
         log: Its metrics.jsonl.
     """
 
@@ -81,35 +50,32 @@ class RunDirectory:
         self.path = path
         self.log = EventLog(path / "metrics.jsonl")
         self.identity = identity
+        self.identities = [identity]
         self._lock = lock
+        self._start = Start(identity)
+        self._held: dict[str, Any] = {}
+        self._changes: list[dict[str, Any]] = []
         self._status: dict[str, Any] = {}
 
     @classmethod
-    def open(cls, path: Path, identity: str) -> Self:
+    def open(cls, path: Path, start: Start | str, waiting: Callable[[str], None] | None = None) -> Self:
         """Make the directory where it is missing, and hold it.
+
+        Args:
+            path: The directory.
+            start: What is to go on there; its identity alone where nothing begins.
+            waiting: As `lock.hold` takes it.
 
         Raises:
             Refusal: The directory is in use, belongs to another run, is no run directory, or cannot be
                 written.
         """
-        _refuse_strange(path)
+        start = Start(start) if isinstance(start, str) else start
+        lock = hold(path, waiting)
+        directory = cls(path, start.identity, lock)
         try:
-            path.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(path / ".lock")
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise Refusal(
-                f"run directory must not be in use, got {path}, which {_holder(path)} holds; "
-                "wait for it, stop it, or set run.dir to another directory"
-            ) from None
-        except OSError as error:
-            raise Refusal(
-                f"run directory must be a directory that can be written, got {path}: {error.strerror}"
-            ) from error
-        directory = cls(path, identity, lock)
-        try:
-            directory._refuse_another_run()
-            write_json(directory.path / ".holder.json", {"pid": os.getpid(), "host": socket.gethostname()})
+            directory._compare(start)
+            sign(path)
         except BaseException:
             lock.release()
             raise
@@ -117,15 +83,17 @@ class RunDirectory:
 
     def close(self) -> None:
         """Let go of the directory."""
-        (self.path / ".holder.json").unlink(missing_ok=True)
-        self._lock.release()
+        let_go(self.path, self._lock)
 
     def __enter__(self) -> Self:
         """Return the directory itself."""
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        """Let go of the directory."""
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Let go of the directory; where the run in it began and did not come to `running`, say how it ended."""
+        if error is not None and self._status.get("state") == "running":
+            state: State = "preempted" if isinstance(error, KeyboardInterrupt) else "failed"
+            self._end_early(state, _reason(error))
         self.close()
 
     def previous(self) -> Previous | None:
@@ -139,6 +107,7 @@ class RunDirectory:
             max_steps=status["max_steps"],
             reason=status["reason"],
             summary=read_json(self.path / "summary.json") or {},
+            changed=[change["key"] for change in self._changes],
         )
 
     def start(
@@ -165,13 +134,31 @@ class RunDirectory:
             "resumed": [*status.get("resumed", []), going_on.step] if going_on else [],
             "pid": os.getpid(),
             "started": _now(),
+            "exit_code": None,
             "ended": None,
         }
         write_json(self.path / "status.json", self._status)
 
     def freeze(self, configuration: Mapping[str, object], facts: Mapping[str, object]) -> None:
         """Write manifest and configuration, as `start` takes them, for a process that runs from them."""
-        write_json(self.path / "manifest.json", {"identity": self.identity, **_environment(), **facts})
+        if self._changes:
+            self._status = (read_json(self.path / "status.json") or {}) | {"state": "preempted"}
+            write_json(self.path / "status.json", self._status)  # before the manifest: a run that is complete goes on
+        goes_on = last_checkpoint(self.path) is not None
+        loaded = {key: self._held[key] for key in _LOADED if goes_on and key in self._held}
+        manifest = {
+            "identity": self.identity,
+            "identities": self.identities,
+            "made_from": self._start.made_from,
+            "versions": versions.versions(),
+            "code": versions.code(),
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            **loaded,
+            **facts,
+            "changes": [*self._held.get("changes", []), *self._changes],
+        }
+        write_json(self.path / "manifest.json", manifest)
         write_text(self.path / "config.yaml", yaml.safe_dump(dict(configuration), sort_keys=False, allow_unicode=True))
 
     def fail(self, reason: str) -> None:
@@ -181,7 +168,7 @@ class RunDirectory:
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        """Mark the run complete at the end of the block; preempted on Ctrl-C; failed on any other exception.
+        """Mark the run complete at the end of the block; preempted where it was stopped; failed on other exceptions.
 
         The exception goes on.
 
@@ -192,17 +179,17 @@ class RunDirectory:
         try:
             yield
         except KeyboardInterrupt as interrupt:
-            self._end_early("preempted", "interrupted by Ctrl-C")
-            raise Interrupted(f"interrupted by Ctrl-C {self._where()}") from interrupt
+            self._end_early("preempted", _reason(interrupt))
+            raise Interrupted(f"{_reason(interrupt)} {self._where()}") from interrupt
         except (Refusal, RunFailed) as fault:
             self._end_early("failed", str(fault))
             raise RunFailed(f"{fault}\nthe run failed {self._where()}") from fault
         except BaseException as error:
             with contextlib.suppress(OSError):
                 write_text(self.path / "traceback.txt", traceback.format_exc())
-            self._end_early("failed", f"{type(error).__name__}: {error}")
+            self._end_early("failed", _reason(error))
             raise
-        self._mark(state="complete", ended=_now())
+        self._mark(state="complete", exit_code=0, ended=_now())
         write_text(self.path / "report.html", run_page(self.path))
 
     def progress(self, step: int, max_steps: int) -> None:
@@ -210,7 +197,13 @@ class RunDirectory:
         self._mark(step=step, max_steps=max_steps)
 
     def write_inputs(self, facts: Mapping[str, object], data: PairReport | None) -> None:
-        """Add to the manifest what is known only once all is loaded; of pairs write ledger.json and the data report."""
+        """Add to the manifest what is known only once all is loaded; of pairs write ledger.json and the data report.
+
+        Raises:
+            Refusal: Model, template or data are not those that the checkpoints here are of.
+        """
+        if last_checkpoint(self.path) is not None:
+            refuse_other_inputs(self.path, self._held, facts)
         manifest = read_json(self.path / "manifest.json") or {}
         write_json(self.path / "manifest.json", {**manifest, **facts})
         if data is None:
@@ -252,47 +245,25 @@ class RunDirectory:
 
     def _end_early(self, state: State, reason: str) -> None:
         with contextlib.suppress(OSError):  # a full disk must not hide the exception that ends the run
-            self._mark(state=state, reason=reason, ended=_now())
+            self._mark(state=state, reason=reason, exit_code=_CODES[state], ended=_now())
             write_text(self.path / "report.html", run_page(self.path))
 
-    def _refuse_another_run(self) -> None:
+    def _compare(self, start: Start) -> None:
+        """Keep what the directory held, and what of it changes with this start."""
         manifest = read_json(self.path / "manifest.json")
-        if manifest is not None and manifest["identity"] != self.identity:
-            raise Refusal(
-                f"run directory must be empty or hold this run ({self.identity[:8]}), got {self.path}, which "
-                f"holds run {manifest['identity'][:8]}: another configuration or other data; set run.dir to "
-                "another directory, or to null to name it after the run"
-            )
+        status = read_json(self.path / "status.json") or {}
+        step = last_checkpoint(self.path)
+        is_complete = status.get("state") == "complete"
+        changes = allowed_changes(self.path, manifest, start, complete=is_complete, checkpoint=step)
+        self._start, self._held = start, manifest or {}
+        self.identities = list(dict.fromkeys([start.identity, *self._held.get("identities", [])]))
+        self._changes = [change.record(step or 0, _now()) for change in changes]
 
 
-def _refuse_strange(path: Path) -> None:
-    """Refuse a directory that holds something, but no run."""
-    if not path.is_dir() or (path / "manifest.json").exists():
-        return
-    strangers = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
-    if strangers:
-        raise Refusal(
-            f"run directory must be empty or hold a run (a manifest.json), got {path}, "
-            f"which holds {', '.join(strangers[:3])}; set run.dir to another directory"
-        )
-
-
-def _holder(path: Path) -> str:
-    try:
-        holder = json.loads((path / ".holder.json").read_bytes())
-    except (OSError, ValueError):  # it has only just taken the lock
-        return "another process"
-    return f"process {holder['pid']} on {holder['host']}"
-
-
-def _environment() -> dict[str, object]:
-    versions: dict[str, str | None] = {}
-    for package in _PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = None
-    return {"versions": versions, "python": platform.python_version(), "platform": platform.platform()}
+def _reason(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return f"stopped by {error if str(error) else 'Ctrl-C'}"
+    return str(error) if isinstance(error, (Refusal, RunFailed)) else f"{type(error).__name__}: {error}"
 
 
 def _now() -> str:

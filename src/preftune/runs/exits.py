@@ -4,10 +4,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from preftune.refusals import Interrupted, Refusal, RunFailed
+from preftune.refusals import Refusal, RunFailed
 
 # 0 complete; 1 failed; 2 refused before anything was loaded; 143 stopped from outside.
-CODES: dict[type[BaseException], int] = {Refusal: 2, RunFailed: 1, Interrupted: 143}
+CODES: dict[type[BaseException], int] = {Refusal: 2, RunFailed: 1, KeyboardInterrupt: 143}
 
 
 @contextmanager
@@ -16,5 +16,5 @@ def exits() -> Iterator[None]:
     try:
         yield
     except tuple(CODES) as ending:
-        sys.stderr.write(f"{ending}\n")
+        sys.stderr.write(f"{ending if str(ending) else 'stopped by Ctrl-C'}\n")
         sys.exit(next(code for kind, code in CODES.items() if isinstance(ending, kind)))

@@ -66,13 +66,30 @@ def identity(configuration: Mapping[str, object], contents: Mapping[str, str]) -
     Returns:
         64 hexadecimal digits.
     """
-    kept = {key: value for key, value in configuration.items() if key not in _SAY_WHERE_NOT_WHAT}
-    if isinstance(train := kept.get("train"), Mapping):
-        kept["train"] = _with_effect(train)
-    for name in contents:
-        kept = _without(kept, name.split("."))
-    canonical = json.dumps(_canonical({"configuration": kept, "contents": contents}), sort_keys=True)
-    return hashlib.sha256(canonical.encode()).hexdigest()
+    counted = {"configuration": _counted(configuration, contents), "contents": contents}
+    return hashlib.sha256(json.dumps(_canonical(counted), sort_keys=True).encode()).hexdigest()
+
+
+def made_from(configuration: Mapping[str, object], contents: Mapping[str, str]) -> dict[str, object]:
+    """Return what `identity` hashes, by dotted key: values as JSON holds them, and contents as `{"content": hash}`."""
+    settings = {key: _canonical(value) for key, value in flat(_counted(configuration, contents)).items()}
+    return settings | {_as_typed(key): {"content": content} for key, content in contents.items()}
+
+
+def flat(values: object, key: str = "") -> dict[str, object]:
+    """Return what stands in nested maps, and in lists of maps, by dotted key with places of lists in brackets."""
+    if isinstance(values, list) and any(isinstance(value, Mapping) for value in values):
+        values = {str(place): value for place, value in enumerate(values)}
+    if not isinstance(values, Mapping) or not values:
+        return {_as_typed(key): values}
+    found: dict[str, object] = {}
+    for name, value in values.items():
+        found |= flat(value, f"{key}.{name}" if key else str(name))
+    return found
+
+
+def _as_typed(key: str) -> str:
+    return re.sub(r"\.(\d+)(?=\.|$)", r"[\1]", key)
 
 
 def directory_name(model: str, data: str, loss: str, identity: str) -> str:
@@ -107,7 +124,7 @@ def local_contents(
     for name, (path, split) in (sources or {}).items():
         if path is not None:
             try:
-                found[name] = local_source(path, split, re.sub(r"\.(\d+)", r"[\1]", name))
+                found[name] = local_source(path, split, _as_typed(name))
             except Refusal as refusal:
                 faults.append(str(refusal))
     refuse_all(faults)
@@ -128,6 +145,15 @@ def _visible(directory: Path) -> dict[str, Path]:
         for path in directory.rglob("*")
         if path.is_file() and not any(part.startswith(".") for part in path.relative_to(directory).parts)
     }
+
+
+def _counted(configuration: Mapping[str, object], contents: Mapping[str, str]) -> Mapping[str, object]:
+    kept = {key: value for key, value in configuration.items() if key not in _SAY_WHERE_NOT_WHAT}
+    if isinstance(train := kept.get("train"), Mapping):
+        kept["train"] = _with_effect(train)
+    for name in contents:
+        kept = _without(kept, name.split("."))
+    return kept
 
 
 def _with_effect(train: Mapping[str, object]) -> dict[str, object]:

@@ -1,16 +1,20 @@
 """From choices to the run's directory: what makes this run the run it is, and where it stands."""
 
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from preftune.caches import code_hash
 from preftune.data.settings import SourceSettings
 from preftune.plugins import source_file
+from preftune.runs import versions
+from preftune.runs.changes import Start
 from preftune.runs.directory import RunDirectory
-from preftune.runs.identity import directory_name, identity, local_contents
+from preftune.runs.identity import directory_name, flat, identity, local_contents, made_from
 
 # Settings that name a file or directory whose content, not whose place, makes the run.
 _INPUTS = ("model.path", "model.chat_template", "adapter.path")
@@ -26,29 +30,51 @@ def identify(resolved: Mapping[str, Mapping[str, Any]]) -> tuple[Path, str]:
     Raises:
         Refusal: A local input does not exist.
     """
-    inputs = {key: resolved[group].get(name) for key in _INPUTS for group, name in [key.split(".")]}
-    contents = local_contents(inputs, _sources(resolved["data"])) | _own_code(resolved)
-    identified = identity(resolved, contents)
-    model, data, loss = (str(resolved[group]["name"]) for group in ("model", "data", "loss"))
-    return Path(resolved["run"]["dir"] or Path("runs") / directory_name(model, data, loss, identified)), identified
+    return _identify(resolved, _contents(resolved))
 
 
 @contextmanager
 def open_run(resolved: Mapping[str, Mapping[str, Any]], *, scratch: bool) -> Iterator[RunDirectory]:
-    """Hold the run's directory for the while.
+    """Hold the run's directory for the while; a job of a sweep waits for the process that holds it.
 
     Args:
         resolved: As `identify` takes it.
         scratch: Use a temporary directory that is removed at the end: for a run that trains nothing.
 
     Raises:
-        Refusal: A local input does not exist, or the directory cannot be used.
+        Refusal: A local input does not exist, the directory cannot be used, or what it holds differs by more than
+            `run.allow_change` names.
     """
-    path, identified = identify(resolved)
+    contents = _contents(resolved)
+    path, identified = _identify(resolved, contents)
+    is_job = bool(resolved.get("sweep", {}).get("name"))
+    start = Start(
+        identified,
+        made_from(resolved, contents),
+        {"code": versions.code(), **{f"versions.{name}": version for name, version in versions.versions().items()}},
+        flat(resolved).keys(),
+        () if scratch else resolved["run"].get("allow_change", ()),
+        is_job,
+    )
     with ExitStack() as stack:
         if scratch:
             path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / path.name
-        yield stack.enter_context(RunDirectory.open(path, identified))
+        yield stack.enter_context(RunDirectory.open(path, start, partial(_wait, path) if is_job else None))
+
+
+def _wait(path: Path, holder: str) -> None:
+    sys.stderr.write(f"{path} is in use by {holder}; waiting for it\n")
+
+
+def _identify(resolved: Mapping[str, Mapping[str, Any]], contents: Mapping[str, str]) -> tuple[Path, str]:
+    identified = identity(resolved, contents)
+    model, data, loss = (str(resolved[group]["name"]) for group in ("model", "data", "loss"))
+    return Path(resolved["run"]["dir"] or Path("runs") / directory_name(model, data, loss, identified)), identified
+
+
+def _contents(resolved: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    inputs = {key: resolved[group].get(name) for key in _INPUTS for group, name in [key.split(".")]}
+    return local_contents(inputs, _sources(resolved["data"])) | _own_code(resolved)
 
 
 def _own_code(resolved: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:

@@ -12,9 +12,16 @@ _WITH_PROJECT = ("wandb", "trackio")
 
 
 class RunSettings(Settings):
-    """Where the run's directory stands; null names it after the run's identity, below `runs/`."""
+    """The run's directory.
+
+    Attributes:
+        dir: Where it stands; null names it after the run's identity, below `runs/`.
+        allow_change: Keys that may differ from the start that the directory holds: of settings, `versions.<package>`,
+            `code`.
+    """
 
     dir: Annotated[str, Field(min_length=1)] | None
+    allow_change: list[Annotated[str, Field(min_length=1)]]
 
 
 class SweepSettings(Settings):

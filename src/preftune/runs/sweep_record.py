@@ -1,5 +1,8 @@
 """The record of a sweep, `sweeps/<name>/sweep.json`: what varies, its jobs, and how each of them ended."""
 
+import os
+import signal
+import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -20,6 +23,7 @@ class Sweep:
         """Find the sweep `name`."""
         self.directory = Path("sweeps") / name
         self.file = self.directory / "sweep.json"
+        self._stop = self.directory / ".stop"
 
     def read(self) -> dict[str, Any]:
         """Return what sweep.json holds."""
@@ -56,6 +60,7 @@ class Sweep:
                 f"which is sweep {other[:8]}: other axes, values or settings; leave it out to name the sweep after its "
                 "axes"
             )
+        self._stop.unlink(missing_ok=True)
         planned = [_job(number, job) for number, job in enumerate(jobs)]
         write_json(self.file, {**about, "started": _now(), "ended": None, "concluded": False, "jobs": planned})
 
@@ -71,6 +76,24 @@ class Sweep:
             job |= found
             write_json(self.file, sweep)
             return int(job["number"])
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether no further job may begin."""
+        return self._stop.exists()
+
+    def stop_elsewhere(self) -> bool:
+        """Stop the jobs that other processes on this machine look after; return whether there are any."""
+        self._stop.touch()
+        host, own = socket.gethostname(), os.getpid()
+        running = [job for job in self.read()["jobs"] if job["state"] == "running"]
+        found = [job["pid"] for job in running if job["host"] == host and job["pid"] != own]
+        for process in found:
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGTERM)
+        if not found:
+            self._stop.unlink()
+        return bool(found)
 
     def conclude(self, started: float) -> list[dict[str, Any]]:
         """Close the record of a sweep that began at `started`, by the monotonic clock, and return its jobs."""

@@ -4,8 +4,10 @@ Starting the same sweep again does only what is not complete.
 """
 
 import multiprocessing
+import os
 import re
 import signal
+import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,6 +37,7 @@ from preftune.runs.jobs import run_alone
 from preftune.runs.opening import open_run
 from preftune.runs.search import search_overrides
 from preftune.runs.settings import TrackSettings
+from preftune.runs.stops import Stops, stopping
 from preftune.runs.sweep_record import Sweep
 from preftune.runs.watching import log_sweep_report
 
@@ -85,14 +88,17 @@ def sweeping(
     sweep = Sweep(settings["name"] or f"{_joined(axes)}-{identified[:8]}")
     about = {"name": sweep.directory.name, "identity": identified, "objective": settings["objective"]}
     about |= {"command": list(command), "axes": list(axes), "search": list(search)}
-    with sweep.held():
+    with sweep.held(), stopping(sweep.stop_elsewhere) as stops:
         sweep.begin(about, [] if search else [varied(overrides, axes) for overrides, _ in jobs])
         try:
             found = search_overrides(sweep.directory, command) if search else []
             yield [*argv, f"++sweep.name={sweep.directory.name}", *found]
+            if reason := stops.stop():
+                raise Interrupted(reason)
         except KeyboardInterrupt as interrupt:
             _conclude(sweep, started, jobs[0][1])
-            raise Interrupted(f"interrupted by Ctrl-C; the same command goes on; see {sweep.directory}") from interrupt
+            reason = f"stopped by {stops.stop() or 'Ctrl-C'}"
+            raise Interrupted(f"{reason}; the same command goes on; see {sweep.directory}") from interrupt
         ended = _conclude(sweep, started, jobs[0][1])
     refuse_failures(sweep.directory, ended)
 
@@ -143,21 +149,28 @@ def do_job(recipe: str, resolved: Mapping[str, Any]) -> float | None:
         What the sweep's objective is for the job; None where it is not complete.
     """
     sweep = Sweep(resolved["sweep"]["name"])
+    with stopping() as stops:
+        value = _do_job(sweep, recipe, resolved, stops)
+        if stops.within and (reason := stops.stop()):
+            raise Interrupted(reason)
+        return value  # a launcher that has other processes would kill them on an exception
+
+
+def _do_job(sweep: Sweep, recipe: str, resolved: Mapping[str, Any], stops: Stops) -> float | None:
     record = sweep.read()
     mine = varied(HydraConfig.get().overrides.task, record["axes"])
-    begun = any(job["state"] not in (_ENDED_WELL, "not_run", "running") for job in record["jobs"])
-    if resolved["sweep"]["fail_fast"] and begun:
-        sweep.record(mine, state="not_run", reason="an earlier job failed, and sweep.fail_fast is true")
+    number = sweep.record(mine, state="running", reason=None, pid=os.getpid(), host=socket.gethostname())
+    if reason := _why_not_run(sweep, record, resolved):
+        sweep.record(mine, state="not_run", reason=reason)
         return None
-    number = sweep.record(mine, state="running", reason=None)
     of = "" if record["search"] else f"/{len(record['jobs'])}"
     told = _Told(f"{number + 1}{of}", " ".join(mine))
     started = time.monotonic()
     try:
-        path, trained, code = _run(recipe, resolved, partial(sweep.record, mine), told)
+        path, trained, code = _run(recipe, resolved, partial(sweep.record, mine), told, stops)
     except KeyboardInterrupt:
-        sweep.record(mine, state="preempted", code=143, reason="interrupted by Ctrl-C")
-        raise
+        sweep.record(mine, state="preempted", code=143, reason=f"stopped by {stops.stop() or 'Ctrl-C'}")
+        return None
     except Refusal as refusal:
         sweep.record(mine, state="failed", code=2, reason=str(refusal))
         told.end("failed", str(refusal), None, 0.0)
@@ -169,6 +182,14 @@ def do_job(recipe: str, resolved: Mapping[str, Any]) -> float | None:
     return objective_of(path, resolved["sweep"]["objective"]) if state == _ENDED_WELL else None
 
 
+def _why_not_run(sweep: Sweep, record: Mapping[str, Any], resolved: Mapping[str, Any]) -> str | None:
+    if sweep.is_stopped:
+        return "the sweep was stopped"
+    if resolved["sweep"]["fail_fast"] and any(job["state"] in ("failed", "killed") for job in record["jobs"]):
+        return "an earlier job failed, and sweep.fail_fast is true"
+    return None
+
+
 def objective_of(path: Path, objective: str) -> float | None:
     """Return what a complete run came to by `objective`; None where that was not measured."""
     run = read_run_files(path)
@@ -177,7 +198,7 @@ def objective_of(path: Path, objective: str) -> float | None:
 
 
 def _run(
-    recipe: str, resolved: Mapping[str, Any], record: Callable[..., object], told: "_Told"
+    recipe: str, resolved: Mapping[str, Any], record: Callable[..., object], told: "_Told", stops: Stops
 ) -> tuple[Path, bool, int]:
     """Return the job's directory, whether it had to run, and its exit code."""
     with open_run(resolved, scratch=False) as directory:
@@ -187,9 +208,9 @@ def _run(
             return directory.path, False, 0
         directory.freeze(resolved, {})
     with told.watching(directory.path) as look:
-        code = run_alone(recipe, directory.path, look)
+        code = run_alone(recipe, directory.path, stops, look)
     status = read_json(directory.path / "status.json") or {}
-    if code and status.get("state", "running") == "running":  # it could not say so itself
+    if code not in _OF_CODE and status.get("state", "running") == "running":  # it could not say so itself
         with RunDirectory.open(directory.path, directory.identity) as dead:
             dead.fail(_killed(code) if code < 0 else f"exit code {code}; see {directory.path}/output.log")
     return directory.path, True, code
@@ -198,7 +219,7 @@ def _run(
 def _how(path: Path, code: int) -> tuple[str, str | None]:
     """Return how a job ended, and why where it did not complete."""
     state = "killed" if code < 0 else _OF_CODE.get(code, "failed")
-    return state, None if state == _ENDED_WELL else (read_json(path / "status.json") or {})["reason"]
+    return state, None if state == _ENDED_WELL else (read_json(path / "status.json") or {}).get("reason")
 
 
 def _killed(code: int) -> str:

@@ -63,7 +63,7 @@ class Tracker(Protocol):
         ...
 
     def finish(self, exit_code: int) -> None:
-        """End the tracked run; 0 is success. Returns in bounded time, and leaves no process behind."""
+        """End the tracked run; 0 is success, 143 a stop from which it goes on. Bounded in time, leaves no process."""
         ...
 
 

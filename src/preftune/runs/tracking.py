@@ -107,6 +107,8 @@ class _Wandb(Nobody):
         from wandb.sdk import wandb_setup
 
         with self._losing_touch():
+            if exit_code == 143:
+                self._run.mark_preempting()  # W&B then calls the run preempted, not crashed
             self._run.finish(exit_code=exit_code)
         wandb_setup.singleton().remove_active_run(self._run)  # which `finish` leaves there where its process is gone
         _end_process()

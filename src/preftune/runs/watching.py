@@ -23,7 +23,9 @@ def watching(
     sweep: str | None = None,
     resumed: bool = False,
 ) -> Iterator[Tracker]:
-    """Start tracking; at the end keep the data report and finish with the way the block ends, 0, or 1 on an exception.
+    """Start tracking; at the end keep the data report and finish with the way the block ends.
+
+    That is 0, or on an exception 1, or 143 where the run was stopped.
 
     Args:
         settings: Which tracker.
@@ -40,6 +42,9 @@ def watching(
     try:
         yield tracker
         exit_code = 0
+    except KeyboardInterrupt:
+        exit_code = 143
+        raise
     finally:
         tracker.keep("data-report", [directory / name for name in _DATA_REPORT])
         tracker.keep("report", [directory / "report.html"])

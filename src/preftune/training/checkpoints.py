@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,9 +47,11 @@ class Checkpoints:
         going_on: The one that the run goes on from, as `newest` found it; None where it begins.
     """
 
-    def __init__(self, directory: Path, identity: str, keep: int = _LEAST, console: Console | None = None) -> None:
-        """Keep the newest `keep` checkpoints of the run of `identity`, at least two."""
-        self.directory, self.identity, self.keep = directory, identity, max(keep, _LEAST)
+    def __init__(
+        self, directory: Path, identities: Sequence[str], keep: int = _LEAST, console: Console | None = None
+    ) -> None:
+        """Keep the newest `keep` checkpoints, at least two; `identities` are the run's, first that of this start."""
+        self.directory, self.identities, self.keep = directory, identities, max(keep, _LEAST)
         self.console = console or Console()
         self.going_on: Sealed | None = None
         self._thread = ThreadPoolExecutor(1, "sealing")
@@ -88,7 +90,7 @@ class Checkpoints:
             shutil.rmtree(leftover)
         self.going_on, aside = None, ""
         for step in reversed(self.steps()):
-            found = _examined(self.directory / f"step-{step}", step, self.identity)
+            found = _examined(self.directory / f"step-{step}", step, self.identities)
             if isinstance(found, Sealed):
                 self.going_on = found
                 break
@@ -111,6 +113,11 @@ class Checkpoints:
         if kind is None:
             self._rotate(1)
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether the run goes on from one of them."""
+        return self.going_on is not None
+
     def steps(self) -> list[int]:
         """Return the steps that there are checkpoints of, in order."""
         names = (re.fullmatch(r"step-(\d+)", path.name) for path in self.directory.glob("step-*"))
@@ -123,7 +130,7 @@ class Checkpoints:
             shutil.rmtree(partial, ignore_errors=True)
 
     def _seal(self, partial: Path, step: int, steps: int) -> None:
-        facts: dict[str, Any] = {"identity": self.identity, "step": step, "steps": steps}
+        facts: dict[str, Any] = {"identity": self.identities[0], "step": step, "steps": steps}
         names = _files(partial)
         for name in names:
             to_disk(partial / name)
@@ -152,7 +159,7 @@ class Checkpoints:
         self.console.print(Text(sentence))
 
 
-def _examined(path: Path, step: int, identity: str) -> Sealed | str:
+def _examined(path: Path, step: int, identities: Sequence[str]) -> Sealed | str:
     """Return the checkpoint, or what is wrong with it."""
     try:
         facts = json.loads((path / _MANIFEST).read_bytes())
@@ -162,7 +169,7 @@ def _examined(path: Path, step: int, identity: str) -> Sealed | str:
         return f"{_MANIFEST} is missing"
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return f"{_MANIFEST} is not as it was sealed"
-    if facts["identity"] != identity:
+    if facts["identity"] not in identities:
         return f"it is of another run, {facts['identity'][:8]}"
     return _fault_of_files(path, facts["files"]) or Sealed(path, step, facts["steps"])
 

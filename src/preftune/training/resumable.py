@@ -64,13 +64,18 @@ class ResumableTraining(MeasuredTraining):
         """Stop at the next step, batch of an evaluation or of samples, once `requested` gives a reason."""
         self._requested = requested
 
-    def keep_checkpoints(self, checkpoints: Checkpoints, parts: Mapping[str, Part]) -> None:
+    def keep_checkpoints(
+        self, checkpoints: Checkpoints, parts: Mapping[str, Part], requested: Callable[[], str | None] | None = None
+    ) -> None:
         """Save to `checkpoints`, and go on from where they say.
 
         Args:
             checkpoints: Of this run.
             parts: What goes on beside the trainer, by name; each stands where it stood from now on.
+            requested: As `stop_on` takes it.
         """
+        if requested is not None:
+            self.stop_on(requested)
         self._checkpoints = checkpoints
         self.parts |= parts
         if checkpoints.going_on is not None:

@@ -1,0 +1,53 @@
+"""Forked children: a process of its own for a test, without the seconds that imports take."""
+
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+
+def forked(act: Callable[[], object], output: Path | None = None) -> int:
+    """Do `act` in a child, which ends with 0, with the code of SystemExit, or with 70 and a traceback.
+
+    Args:
+        act: What the child does.
+        output: Where it prints to; None is where this process does.
+
+    Returns:
+        The child's process id.
+    """
+    sys.stdout.flush()
+    child = os.fork()
+    if child:
+        return child
+    code = 70
+    try:
+        if output is not None:
+            for descriptor in (1, 2):
+                os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
+            sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
+        act()
+        code = 0
+    except SystemExit as ending:
+        code = int(ending.code or 0)
+    except BaseException:  # noqa: BLE001  # the child must not go on as a second pytest
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        sys.stdout.flush()
+        os._exit(code)
+
+
+def code_of(child: int) -> int:
+    """Wait for a child and return its exit code, below 0 the signal that killed it."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def wait_for(there: Callable[[], object], seconds: float = 120.0) -> None:
+    """Return once `there` holds."""
+    deadline = time.monotonic() + seconds
+    while not there():
+        assert time.monotonic() < deadline, "it did not come"
+        time.sleep(0.02)
