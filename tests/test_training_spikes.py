@@ -1,5 +1,6 @@
 """Loss spikes on traces made by hand, and in a run."""
 
+import json
 import math
 import random
 from pathlib import Path
@@ -70,6 +71,18 @@ def test_several_spikes_do_not_hide_the_next() -> None:
 
 def test_only_the_last_losses_are_compared_with() -> None:
     assert found([9.0] * 30 + [1.0] * WINDOW + [8.0])[0].median == 1.0
+
+
+def test_a_run_that_goes_on_finds_what_an_undisturbed_one_finds() -> None:
+    losses = noisy(60)
+    losses[30], losses[50] = 3.0, 4.0
+    spikes = Spikes(10.0)
+    for step, loss in enumerate(losses, start=1):
+        if step == 45:
+            state, spikes = json.loads(json.dumps(spikes.state())), Spikes(10.0)
+            spikes.restore(state)
+        spikes.see(step, loss, lambda: [(9.0, "a:2"), (1.0, "a:1")])
+    assert [spike.to_json() for spike in spikes.found] == [spike.to_json() for spike in found(losses)]
 
 
 def test_without_a_limit_nothing_is_found() -> None:

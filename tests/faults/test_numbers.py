@@ -10,6 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from preftune.evaluating.sampling import sample_reference
+from preftune.evaluating.settings import EvaluateSettings
 from preftune.models.policy import load_policy, save_policy
 from preftune.models.settings import FullSettings
 from preftune.models.source import ModelSource
@@ -173,6 +175,37 @@ def test_training_that_takes_no_step_is_no_success(make: Make) -> None:  # noqa:
     trainer.train_dataset = trainer.train_dataset.select([])
     with pytest.raises(RunFailed, match="training must take at least one optimizer step, got none: the data gave no"):
         trainer.train()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_logits_of_sampling_that_are_not_finite_name_their_prompt(make: Make, value: float) -> None:  # noqa: F811
+    trainer = make(engine="trl", verify="off")
+    prepared = trainer.prepared
+    prompts = prepared.held_out_prompts()[:2]
+    settings = EvaluateSettings(points=1, prompts=2, max_new_tokens=4, batch_size=2)
+
+    def plant(_: Any, __: Any, logits: torch.Tensor) -> None:
+        logits[1, -1, 7] = value
+
+    trainer.model.get_base_model().lm_head.register_forward_hook(plant)
+    with pytest.raises(RunFailed) as failed:
+        sample_reference(trainer.acting_as_reference, prepared.chat, prompts, settings, seed=0)
+    assert str(failed.value).startswith("the logits of sampled answers must be finite, got NaN or infinity after the ")
+    assert prompts[1][-1]["content"] in str(failed.value)
+    assert str(failed.value).endswith("lower train.learning_rate, or sample nothing with evaluate.prompts=0")
+
+
+def test_a_token_without_probability_is_sampled_around(make: Make) -> None:  # noqa: F811
+    trainer = make(engine="trl", verify="off")
+    prepared = trainer.prepared
+    settings = EvaluateSettings(points=1, prompts=2, max_new_tokens=4, batch_size=2)
+
+    def plant(_: Any, __: Any, logits: torch.Tensor) -> None:
+        logits[:, -1, 7] = -math.inf
+
+    trainer.model.get_base_model().lm_head.register_forward_hook(plant)
+    prompts = prepared.held_out_prompts()[:2]
+    assert len(sample_reference(trainer.acting_as_reference, prepared.chat, prompts, settings, seed=0).texts) == 2
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """What stops a run on numbers that are no longer finite, before they go further, and says where they came from."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,14 @@ class FiniteGuard(TrainerCallback):  # type: ignore[misc, no-any-unimported, unu
         self.rows_of_step, self.scale = rows_of_step, scale
         self.skipped = 0
 
+    def state(self) -> dict[str, int]:
+        """Return what a run goes on from."""
+        return {"skipped": self.skipped}
+
+    def restore(self, state: Mapping[str, int]) -> None:
+        """Go on from what `state` returned."""
+        self.skipped = state["skipped"]
+
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
@@ -41,8 +49,8 @@ class FiniteGuard(TrainerCallback):  # type: ignore[misc, no-any-unimported, unu
         if bool(torch.isfinite(torch.nn.utils.get_total_norm(gradients))):
             return
         if self.scale() <= 1:
-            rows = self.rows_of_step()
-            raise RunFailed(not_finite_sentence("gradient", state.global_step, rows, args.output_dir, training=True))
+            rows, directory = self.rows_of_step(), str(args.output_dir)
+            raise RunFailed(not_finite_sentence("gradient", state.global_step, rows, directory, training=True))
         self.skipped += 1
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -59,7 +67,7 @@ class FiniteGuard(TrainerCallback):  # type: ignore[misc, no-any-unimported, unu
             raise RunFailed(
                 f"the weights after step {state.global_step} must be finite, got NaN or infinity in {tensors}; "
                 f"they are not saved. {rows_of(self.rows_of_step())}. Lower train.learning_rate"
-                f"{last_good(args.output_dir)}"
+                f"{last_good(str(args.output_dir))}"
             )
 
     def on_train_end(

@@ -1,7 +1,7 @@
 """Steps whose loss jumps far above that of the steps before them."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
@@ -83,6 +83,16 @@ class Spikes:
             return None
         self.found.append(Spike(step, loss, middle, (loss - middle) / deviation, rows()[:_ROWS]))
         return self.found[-1]
+
+    def state(self) -> dict[str, Any]:
+        """Return what a run goes on from."""
+        return {"found": [asdict(spike) for spike in self.found], "losses": list(self.losses), "first": self.first}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` returned."""
+        self.found = [Spike(**spike) for spike in state["found"]]
+        self.losses = deque(state["losses"], maxlen=WINDOW)
+        self.first = state["first"]
 
     def _spread(self) -> tuple[float, float]:
         """Return the median of the last losses, and their deviation."""
