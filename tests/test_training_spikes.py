@@ -107,6 +107,7 @@ def test_a_run_warns_of_a_spike_and_stops_where_the_guard_says_so(
     assert spike.step == FEWEST + 1
     assert [title for title, _ in run.alerts if "spike" in title] == [f"loss spike at step {FEWEST + 1}"]
     assert len(spike.rows) == 8
+    assert spike.rows == sorted(spike.rows, reverse=True)
     assert all(row.startswith("pairs.jsonl:") for _, row in spike.rows)
     assert run.trainer.state.global_step == (FEWEST + 1 if stop else FEWEST + 3)
     said = run.points.watch.final(FEWEST + 3).sentence

@@ -211,7 +211,7 @@ def test_a_token_without_probability_is_sampled_around(make: Make) -> None:  # n
 @pytest.fixture
 def in_float16(make: Make) -> Iterator[PairTrainer]:  # noqa: F811
     """A trainer whose loss is scaled by 4 as in float16 on a GPU, on the CPU, where TRL takes no fp16 itself."""
-    trainer = make(max_steps=4, verify="off", engine="trl")
+    trainer = make(max_steps=4, engine="trl")
     trainer.args.fp16 = True
     trainer.accelerator.state._mixed_precision = "fp16"
     trainer.accelerator.native_amp = True
@@ -230,6 +230,8 @@ def test_a_scaled_gradient_may_overflow_and_its_step_is_counted(in_float16: Pair
     before = moving(in_float16)
     spoil(in_float16, above=1.0)
     in_float16.train()
+    assert in_float16.verified is not None
+    assert in_float16.verified.describe().split("; ")[-2] == "gradient not compared, as it is not finite"
     assert in_float16.totals().overflowed == 2  # at scales of 4 and 2
     assert in_float16.totals().steps == 4
     assert not same(before, moving(in_float16))

@@ -79,7 +79,7 @@ class Verified:
         largest_difference: Between the two ways to the log-probability of one completion, in nats.
         sequences: How many completions were compared, under policy and reference.
         tolerance: Allowed difference, in nats per token.
-        gradient_norm: Of the gradient that trains; None where dropout is drawn at random.
+        gradient_norm: Of the gradient that trains; None where dropout is drawn at random, or it is not finite.
         gradient_norm_scratch: The same from scratch.
         seconds: Wall-clock seconds that the check took.
         checks: How many steps were checked so far.
@@ -99,7 +99,8 @@ class Verified:
     def describe(self) -> str:
         """Return the line that a run prints."""
         trl = "TRL has no such loss" if self.trl is None else f"TRL {self.trl:.6f}"
-        gradient = "; gradient not compared, as dropout is drawn at random"
+        reason = "dropout is drawn at random" if self.gradient_norm_scratch is None else "it is not finite"
+        gradient = f"; gradient not compared, as {reason}"
         if self.gradient_norm is not None:
             gradient = f"; gradient norm {self.gradient_norm:.6g}, scratch {self.gradient_norm_scratch:.6g}"
         return (
