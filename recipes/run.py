@@ -23,7 +23,7 @@ def run(resolved: dict[str, Any]) -> None:
     """Do one run in its directory from where it stands, or say that it is complete."""
     choices = config.Config.model_validate(resolved)
     with stopping() as stops, open_run(resolved, scratch=choices.dry_run) as directory:
-        environment.settle()
+        environment.settle(deterministic=choices.deterministic)
         if (previous := directory.previous()) and previous.complete:
             return terminal.print_complete(directory.path, previous, directory.samples())
         saved = Checkpoints(directory.path / "checkpoints", directory.identities, choices.train.checkpoints)

@@ -42,6 +42,7 @@ def guard(*stop_on: str, **changes: float) -> GuardSettings:
         "saturated_accuracy": 0.99,
         "saturated_loss": 0.05,
         "learned": 0.02,
+        "spike": 10.0,
         "stop_on": list(stop_on),
     }
     return GuardSettings.model_validate(fields | changes)

@@ -123,9 +123,9 @@ def test_a_trace_leaves_the_states_as_it_came_into_them() -> None:
 def test_only_the_states_that_are_named_stop_and_the_verdict_says_so() -> None:
     watch = Watch(guard("displaced"), START)
     watch.see(10, START | HEALTHY, final=False)
-    assert not watch.stops(10)
+    assert not watch.stops(10, "healthy")
     assert "Stopped" not in watch.final(40).sentence
     watch.see(20, START | HEALTHY | FALLEN, final=False)
-    assert watch.stops(20)
+    assert watch.stops(20, "displaced")
     assert watch.final(40).word == "displaced"
     assert watch.final(40).sentence.endswith("raise beta. Stopped at step 20 of 40 by guard.stop_on.")

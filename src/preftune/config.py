@@ -33,6 +33,8 @@ class Config(Settings):
 
     Attributes:
         seed: Of adapter initialisation, data order and sampling.
+        deterministic: Compute with algorithms that give the same bits each time; where there is none, fail. On a CPU
+            all do.
         method: How preferences are learned: `dpo` from pairs, with any loss of pairs; `kto` from single answers.
         reference: `base`, the model without adapter, or `adapter`, the one at `adapter.path`.
         engine: What computes the log-probabilities: `trl`, the stock trainer's forward pass; `shared`, which computes
@@ -54,6 +56,7 @@ class Config(Settings):
     run: RunSettings
     sweep: SweepSettings
     seed: Annotated[int, Field(ge=0, lt=2**32)]
+    deterministic: bool
     method: Literal["dpo", "kto"]
     reference: Literal["base", "adapter"]
     engine: Literal["auto", "trl", "shared"]

@@ -19,6 +19,7 @@ from preftune.reporting.settings import GuardSettings
 from preftune.reporting.verdict import Entered, Verdict, Watch
 from preftune.training.methods import Trainer
 from preftune.training.preparation import Prepared
+from preftune.training.spikes import Spikes
 
 Alert = Callable[[str, str], None]
 
@@ -55,6 +56,7 @@ class Points(TrainerCallback):  # type: ignore[misc, no-any-unimported, unused-i
         start: The first point, before the training.
         last: The latest one.
         watch: Judges the run.
+        spikes: The steps whose loss jumped.
     """
 
     start: Point
@@ -83,6 +85,7 @@ class Points(TrainerCallback):  # type: ignore[misc, no-any-unimported, unused-i
         self.trainer, self.prepared, self.settings, self.guard = trainer, prepared, settings, guard
         self.sampler = Sampler(trainer, prepared, settings, seed)
         self.alert = alert
+        self.spikes = Spikes(guard.spike)
         self._due = self._goes_on = False
         trainer.add_callback(self)
 
@@ -106,7 +109,11 @@ class Points(TrainerCallback):  # type: ignore[misc, no-any-unimported, unused-i
         self._judge(final=True)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Ask for an evaluation where a point is due."""
+        """Look at the step's loss, and ask for an evaluation where a point is due."""
+        spike = self.spikes.see(state.global_step, self.trainer.loss_of_step(), self.trainer.costs_of_step)
+        if spike is not None:
+            self._tell(f"loss spike at step {spike.step}", spike.sentence())
+            control.should_training_stop |= self.watch.stops(spike.step, "spike")
         if state.global_step in inner_steps(state.max_steps, self.settings.points):
             self._due = control.should_evaluate = True
 
@@ -120,7 +127,7 @@ class Points(TrainerCallback):  # type: ignore[misc, no-any-unimported, unused-i
         self.trainer.report({**self.last.answers.metrics(), "adapter/moved": self.last.moved, **at_start})
         if self.trainer.is_in_train:
             self._judge(final=False)
-            control.should_training_stop |= self.watch.stops(state.global_step)
+            control.should_training_stop |= self.watch.stops(state.global_step, self.watch.verdict.word)
 
     def state(self) -> dict[str, Any]:
         """Return what was measured so far, and whether more is due at this step."""
@@ -130,7 +137,8 @@ class Points(TrainerCallback):  # type: ignore[misc, no-any-unimported, unused-i
             "last": _POINT.dump_python(self.last),
             "entered": _ENTERED.dump_python(watch.entered),
             "verdict": watch.verdict.to_json() if watch.entered else None,
-            "stopped_at": watch.stopped_at,
+            "stopped": [watch.stopped_at, watch.stopped_by],
+            "spikes": self.spikes.state(),
             "due": self._due,
             "reference": self.sampler.state(),
         }
@@ -142,7 +150,8 @@ class Points(TrainerCallback):  # type: ignore[misc, no-any-unimported, unused-i
         self.watch.entered = _ENTERED.validate_python(state["entered"])
         if state["verdict"] is not None:
             self.watch.verdict = Verdict(**state["verdict"])
-        self.watch.stopped_at = state["stopped_at"]
+        self.watch.stopped_at, self.watch.stopped_by = state["stopped"]
+        self.spikes.restore(state["spikes"])
         self.sampler.restore(state["reference"])
         self._due, self._goes_on = state["due"], True
 
@@ -153,12 +162,11 @@ class Points(TrainerCallback):  # type: ignore[misc, no-any-unimported, unused-i
     def _judge(self, *, final: bool) -> None:
         entered = self.watch.see(self.last.step, self.last.eval_map(), final=final)
         if entered is not None and entered.verdict.word != "healthy":
-            self._warn(entered)
+            self._tell(f"{entered.verdict.word} at step {entered.step}", entered.verdict.sentence)
 
-    def _warn(self, entered: Entered) -> None:
-        title = f"{entered.verdict.word} at step {entered.step}"
-        self.trainer.console.print(Text(f"warning: {title}: {entered.verdict.sentence}", "yellow"))
-        self.alert(title, entered.verdict.sentence)
+    def _tell(self, title: str, sentence: str) -> None:
+        self.trainer.console.print(Text(f"warning: {title}: {sentence}", "yellow"))
+        self.alert(title, sentence)
 
 
 def inner_steps(steps: int, points: int) -> set[int]:

@@ -8,11 +8,17 @@ from preftune.training.settings import TrainSettings
 
 
 def _a_guard_has_points_to_stop_at(guard: GuardSettings, evaluate: EvaluateSettings) -> str | None:
-    if guard.stop_on and evaluate.points < 2:
+    if set(guard.stop_on) - {"spike"} and evaluate.points < 2:
         return (
             "evaluate.points must be at least 2 where guard.stop_on names a state, which is judged at points on the "
             f"way, got {evaluate.points}"
         )
+    return None
+
+
+def _a_spike_is_looked_for(guard: GuardSettings) -> str | None:
+    if "spike" in guard.stop_on and guard.spike is None:
+        return "guard.spike must be a number of deviations where guard.stop_on names spike, got null"
     return None
 
 
@@ -28,6 +34,7 @@ def _evaluation_moves_no_schedule(evaluate: EvaluateSettings, train: TrainSettin
 
 OF_EVALUATION: tuple[Callable[..., str | None], ...] = (
     _a_guard_has_points_to_stop_at,
+    _a_spike_is_looked_for,
     _evaluation_moves_no_schedule,
 )
 """Each takes settings by name and returns what is wrong with them, if anything is."""

@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from preftune.evaluating.settings import EvaluateSettings
 from preftune.models.tokenizer import ChatTokenizer
 from preftune.pairs import Message
+from preftune.refusals import RunFailed
 from preftune.tokens.tokenization import prompt_ids
 
 Acting = Callable[[], AbstractContextManager[Any]]
@@ -184,10 +185,33 @@ def _generate(model: Any, chat: ChatTokenizer, prompts: list[list[int]], max_new
     )
     with torch.random.fork_rng(), _evaluating(model):
         torch.manual_seed(seed)
-        out = model.generate(input_ids=ids, attention_mask=attended, generation_config=rule)
+        out = model.generate(
+            input_ids=ids,
+            attention_mask=attended,
+            generation_config=rule,
+            logits_processor=LogitsProcessorList([_Finite(chat, prompts)]),
+        )
     ended = torch.isin(out[:, width:], torch.tensor(chat.end_ids, device=out.device)).long()
     answered = ended.cumsum(dim=1) - ended == 0
     return _Drawn(out, torch.cat([attended, answered.long()], dim=1), answered)
+
+
+class _Finite(LogitsProcessor):  # type: ignore[misc, no-any-unimported, unused-ignore]
+    """Ends the run on logits that give no distribution; sampling from them would end a process on a GPU."""
+
+    def __init__(self, chat: ChatTokenizer, prompts: list[list[int]]) -> None:
+        self.chat, self.prompts = chat, prompts
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        bad = ~scores.amax(dim=-1).isfinite()  # NaN and +inf go through amax; -inf on single tokens is sound
+        if bool(bad.any()):
+            said = [self.chat.tokenizer.decode(self.prompts[place]) for place in bad.nonzero().flatten().tolist()]
+            more = f" and of {len(said) - 1} other prompts" if len(said) > 1 else ""
+            raise RunFailed(
+                "the logits of sampled answers must be finite, got NaN or infinity after the prompt "
+                f"{said[0][-200:]!r}{more}; lower train.learning_rate, or sample nothing with evaluate.prompts=0"
+            )
+        return scores
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel, set_seed
 
+from preftune.models.finite import refuse_bad_weights, weight_files
 from preftune.models.settings import FullSettings, LowRankSettings, ModelSettings
 from preftune.models.source import ModelSource, reachable
 from preftune.refusals import Refusal
@@ -39,9 +40,10 @@ def load_policy(
 
     Raises:
         Refusal: The model cannot be loaded, `quantization` finds no layer to quantise, an adapter is put on the
-            LM head, or no module matches the adapter's targets.
+            LM head, no module matches the adapter's targets, or a weight is NaN or infinite.
     """
     base = _load_base(model, source)
+    refuse_bad_weights(base, "model", source.location, weight_files(source))
     if model.quantization and not _quantized_layers(base):
         raise Refusal(
             f"model.quantization={model.quantization} must find linear layers to quantise in {source.location}, "
@@ -125,6 +127,8 @@ def _attach(base: PreTrainedModel, model: ModelSettings, adapter: LowRankSetting
         if not (Path(adapter.path).expanduser() / "adapter_config.json").is_file():
             raise Refusal(f"adapter.path must be a directory that holds adapter_config.json, got {adapter.path}")
         policy = PeftModel.from_pretrained(base, str(Path(adapter.path).expanduser()), is_trainable=True)
+        files = sorted(Path(adapter.path).expanduser().glob("adapter_model.safetensors"))
+        refuse_bad_weights(policy, "adapter.path", adapter.path, files)
     else:
         set_seed(seed)
         policy = _fresh(base, model, adapter)

@@ -19,8 +19,10 @@ class GuardSettings(Settings):
         saturated_loss: Held-out loss, in nats, above 0, up to which that is so, where the margin of rewards has run
             off as far as a sigmoid loss of this size takes.
         learned: Rise of the accuracy over one half, in [0, 0.5), below which nothing was learned.
+        spike: How many deviations a step's loss may lie above the median of the steps before it, at least 1; beyond
+            that it is a spike. None looks for none.
         stop_on: States in which training stops at the evaluation point that finds them. `not_learning` is judged at
-            the end alone.
+            the end alone; at a `spike` training stops after its step.
     """
 
     displaced: Annotated[float, Field(gt=0)]
@@ -28,4 +30,5 @@ class GuardSettings(Settings):
     saturated_accuracy: Annotated[float, Field(gt=0.5, le=1)]
     saturated_loss: Annotated[float, Field(gt=0)]
     learned: Annotated[float, Field(ge=0, lt=0.5)]
-    stop_on: list[Literal["displaced", "collapsed", "saturated"]]
+    spike: Annotated[float, Field(ge=1)] | None
+    stop_on: list[Literal["displaced", "collapsed", "saturated", "spike"]]

@@ -28,6 +28,7 @@ def summarise(
         "loss_first": totals.loss_first,
         "loss_last": totals.loss_last,
         "steps": totals.steps,
+        "steps_overflowed": totals.overflowed,
         "pairs_per_second": totals.pairs / training,
         "tokens_per_second": totals.tokens / training,
         "peak_memory_bytes": peak_memory_bytes(),
@@ -45,6 +46,7 @@ def summarise(
         "engine": totals.engine,
         "verified": None if verified is None else _with_cost(verified, training, totals.steps),
         "verdict": points.watch.final(points.trainer.state.max_steps).to_json(),
+        "spikes": [spike.to_json() for spike in points.spikes.found],
         "verdicts": [entered.to_json() for entered in points.watch.entered],
     }
 

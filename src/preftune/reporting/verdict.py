@@ -41,6 +41,7 @@ class Watch:
         verdict: The last one.
         entered: The states in the order in which the run came into them.
         stopped_at: The step at which a state ended the training; None where none did.
+        stopped_by: That state.
     """
 
     def __init__(self, guard: GuardSettings, start: Mapping[str, Any]) -> None:
@@ -49,6 +50,7 @@ class Watch:
         self.verdict: Verdict
         self.entered: list[Entered] = []
         self.stopped_at: int | None = None
+        self.stopped_by = ""
 
     def see(self, step: int, now: Mapping[str, Any], *, final: bool) -> Entered | None:
         """Judge the run at a step, and return its state where it has just come into it."""
@@ -58,18 +60,19 @@ class Watch:
         self.entered.append(Entered(step, self.verdict))
         return self.entered[-1]
 
-    def stops(self, step: int) -> bool:
-        """Say whether the training ends here, by `guard.stop_on`, and remember it."""
-        if self.verdict.word not in self.guard.stop_on:
+    def stops(self, step: int, state: str) -> bool:
+        """Say whether `state`, found at a step, ends the training by `guard.stop_on`, and remember it."""
+        if state not in self.guard.stop_on:
             return False
-        self.stopped_at = step
+        self.stopped_at, self.stopped_by = step, state
         return True
 
     def final(self, max_steps: int) -> Verdict:
         """Return the last verdict, which says so where the training was stopped."""
         if self.stopped_at is None:
             return self.verdict
-        said = f"{self.verdict.sentence} Stopped at step {self.stopped_at} of {max_steps} by guard.stop_on."
+        what = " for a loss spike" if self.stopped_by == "spike" else ""
+        said = f"{self.verdict.sentence} Stopped{what} at step {self.stopped_at} of {max_steps} by guard.stop_on."
         return replace(self.verdict, sentence=said)
 
 

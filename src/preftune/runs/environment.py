@@ -2,11 +2,16 @@
 
 import logging
 import os
+import sys
 import warnings
 
 
-def settle() -> None:
-    """Switch the stack's telemetry off unless it is asked for, and its chatter down to errors."""
+def settle(*, deterministic: bool = False) -> None:
+    """Switch the stack's telemetry off unless it is asked for, its chatter down to errors, and set how it computes.
+
+    Args:
+        deterministic: Whether an operation without an algorithm that gives the same bits each time is an error.
+    """
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -16,3 +21,17 @@ def settle() -> None:
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
+    _compute_alike(deterministic)
+
+
+def _compute_alike(deterministic: bool) -> None:
+    if not deterministic and "torch" not in sys.modules:
+        return  # as it is
+    import torch
+
+    if deterministic:
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # read as CUDA starts, which is later
+        os.environ["FLASH_ATTENTION_DETERMINISTIC"] = "1"  # read by transformers at each call
+        torch.backends.cudnn.benchmark = False
+    # both ways: the jobs of a sweep may share a process
+    torch.use_deterministic_algorithms(deterministic)

@@ -1,14 +1,11 @@
-"""What watches the training loop: the metrics' way out, the guard against bad gradients, the progress bar."""
+"""What watches the training loop: the metrics' way out, the progress bar."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-
-from preftune.refusals import RunFailed
 
 Sink = Callable[[Mapping[str, float], int], None]
 OnStep = Callable[[int, int], None]
@@ -63,26 +60,6 @@ class TrainBegin(TrainerCallback):  # type: ignore[misc, no-any-unimported, unus
     ) -> None:
         """Call it."""
         self.act()
-
-
-class GradientGuard(TrainerCallback):  # type: ignore[misc, no-any-unimported, unused-ignore]
-    """Stops the run before the optimizer moves on a gradient that is not finite."""
-
-    def __init__(self, rows_of_step: Callable[[], list[str]]) -> None:
-        """Keep the way to the rows of the step under way."""
-        self.rows_of_step = rows_of_step
-
-    def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Check every gradient of the model.
-
-        Raises:
-            RunFailed: One is NaN or infinite.
-        """
-        gradients = [p.grad for p in kwargs["model"].parameters() if p.grad is not None]
-        if not bool(torch.isfinite(torch.nn.utils.get_total_norm(gradients))):
-            raise RunFailed(not_finite("gradient", state.global_step + 1, self.rows_of_step()))
 
 
 class ProgressBars(TrainerCallback):  # type: ignore[misc, no-any-unimported, unused-ignore]
@@ -148,12 +125,3 @@ def _bar(console: Console, title: str, total: int) -> Progress:
     progress.add_task(title, total=total, note="")
     progress.start()
     return progress
-
-
-def not_finite(what: str, step: int, rows: list[str]) -> str:
-    """Return the sentence for a `what` that is NaN or infinite at `step`, naming the first rows."""
-    more = f" and {len(rows) - 8} more" if len(rows) > 8 else ""
-    return (
-        f"the {what} of step {step} must be finite, got NaN or infinity; nothing was updated. Its rows: "
-        f"{', '.join(rows[:8])}{more}. Lower train.learning_rate, or look at those rows"
-    )

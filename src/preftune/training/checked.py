@@ -1,5 +1,6 @@
 """A trainer whose micro-batches are compared, as they train, with the from-scratch reference and TRL's own loss."""
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -114,18 +115,16 @@ class CheckedTraining(ResumableTraining):
         if not random and self.accelerator.num_processes == 1:
             expected = side.gradient(self.scratch_cost, ours, moving)
             norm = torch.nn.utils.get_total_norm(expected).item()
-            trained = replace(
-                trained, gradient_norm=self._gradient_norm(moving), gradient_cosine=_cosine(moving, expected)
-            )
+            got = self._gradient_norm(moving)
+            if math.isfinite(got):  # else the guard says what it is before the optimizer moves
+                trained = replace(trained, gradient_norm=got, gradient_cosine=_cosine(moving, expected))
         self.model.train()
         return verification.compare(trained, ours, side, self.scratch_cost, norm, self.precision)
 
     def _gradient_norm(self, moving: list[nn.Parameter]) -> float:
         """Return the norm of the gradient of the micro-batch's mean, from what its backward pass left."""
         norm = torch.nn.utils.get_total_norm([p.grad for p in moving if p.grad is not None]).item()
-        scaler = self.accelerator.scaler
-        scale = scaler.get_scale() if scaler is not None else 1.0
-        return norm * self.current_gradient_accumulation_steps / scale
+        return norm * self.current_gradient_accumulation_steps / self.loss_scale()
 
     @torch.no_grad()
     def _without_dropout(self, batch: dict[str, Tensor]) -> tuple[Any, Tensor | None]:

@@ -30,7 +30,6 @@ PASSED: dict[str, Any] = {
     "eval_strategy": None,
     "fp16": None,
     "fp16_full_eval": None,
-    "full_determinism": None,
     "gradient_checkpointing": bool | Literal["auto"],  # auto is ours; training/memory.py settles it
     "gradient_checkpointing_kwargs": dict[str, Any] | None,
     "learning_rate": NotNegative,
@@ -91,6 +90,7 @@ OWNED: dict[str, str] = {
         _LOSS_NOT_OFFERED,
     ),
     "seed": "set seed",
+    "full_determinism": "set deterministic",
     "data_seed": "set seed, or data.split_seed for what is held out",
     "gradient_accumulation_steps": "set train.global_batch_size, from which accumulation follows",
     "auto_find_batch_size": "set train.per_device_train_batch_size; a batch size never changes unasked",

@@ -117,7 +117,7 @@ class AnswerTrainer(CheckedTraining, KTOTrainer):
             self.keep_for_check(logps, losses.mean(), stock, tokens, inputs["completion_mask"])
         else:
             self.keep_evaluated(logps.detach(), inputs["row"])
-            self._refuse_not_finite(losses, inputs, "eval")
+            self.refuse_not_finite(losses, logps.logratio(), inputs, "eval")
         return losses.mean()
 
     @cached_property
@@ -169,7 +169,7 @@ class AnswerTrainer(CheckedTraining, KTOTrainer):
         return AnswerSide(self.policy_logits, self.reference_logits, batch)
 
     def _before_update(self, logps: AnswerLogps, losses: Tensor, inputs: dict[str, Tensor]) -> None:
-        self.count(losses, inputs)
+        self.count(losses, logps.logratio(), inputs)
         if self.state.global_step == 0 and self.starts_at_reference:
             kto_verification.check_first_step(logps, self.cost, self.precision)
         self.keep_trained(logps)

@@ -25,6 +25,7 @@ class Totals:
         seconds_in_evaluation: Wall-clock seconds spent on evaluation while training.
         reference_computed: Pairs whose reference was computed before training; those of earlier runs are not.
         engine: What computed the log-probabilities: `trl` or `shared`.
+        overflowed: Steps that moved nothing, as their scaled gradients overflowed float16.
     """
 
     loss_first: float
@@ -36,6 +37,7 @@ class Totals:
     seconds_in_evaluation: float
     reference_computed: int
     engine: str
+    overflowed: int = 0
 
 
 # Spread of a margin, in nats, up to which it is constant: float32 rounds sums of log-probabilities as far.

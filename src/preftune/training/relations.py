@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from preftune.data.settings import DataSettings
+from preftune.models.settings import ModelSettings
 from preftune.training.loss_settings import LossSettings
 from preftune.training.settings import TrainSettings
 
@@ -90,6 +91,15 @@ def _budget_has_an_engine(engine: str, train: TrainSettings) -> str | None:
     return None
 
 
+def _attention_computes_alike(deterministic: bool, model: ModelSettings) -> str | None:
+    if deterministic and model.attention in ("flex_attention", "flash_attention_3"):
+        return (
+            "model.attention must be sdpa, eager or flash_attention_2 where deterministic is true, got "
+            f"{model.attention!r}, whose kernels do not promise the same bits each time"
+        )
+    return None
+
+
 OF_TRAINING: tuple[Callable[..., str | None], ...] = (
     _a_stream_ends,
     _a_stream_is_read_once,
@@ -101,5 +111,6 @@ OF_TRAINING: tuple[Callable[..., str | None], ...] = (
     _answers_share_no_prompt,
     _answers_have_no_budget,
     _budget_has_an_engine,
+    _attention_computes_alike,
 )
 """Each takes settings by name and returns what is wrong with them, if anything is."""

@@ -13,8 +13,9 @@ from transformers import PrinterCallback
 from preftune.engine.shared import causal_model, logits_of
 from preftune.refusals import RunFailed
 from preftune.training import metrics
-from preftune.training.callbacks import GradientGuard, OnStep, ProgressBars, Reporter, Sink, not_finite
+from preftune.training.callbacks import OnStep, ProgressBars, Reporter, Sink
 from preftune.training.engines import Engine
+from preftune.training.guard import FiniteGuard, not_finite_sentence
 
 
 class Origins(Protocol):
@@ -43,6 +44,7 @@ class Sides:
     model: Any
     ref_model: Any
     accelerator: Any
+    args: Any
     state: Any
     add_callback: Any
     remove_callback: Any
@@ -80,20 +82,26 @@ class Sides:
         self._step_of_losses = 0
         self.console = Console()
         self.remove_callback(PrinterCallback)
-        self.add_callback(GradientGuard(lambda: self._origins("train", self._rows_of_step)))
+        self.guard = FiniteGuard(lambda: self._origins("train", self._rows_of_step), self.loss_scale)
+        self.add_callback(self.guard)
         self.add_callback(ProgressBars(self.console))
 
-    def count(self, losses: Tensor, inputs: dict[str, Tensor]) -> None:
+    def count(self, losses: Tensor, log_ratios: Tensor, inputs: dict[str, Tensor]) -> None:
         """Take note of a micro-batch before its update.
 
+        Args:
+            losses: Costs of its pairs or answers, of shape `(B,)`.
+            log_ratios: What they come from, of shape `(B,)`, in nats.
+            inputs: The micro-batch.
+
         Raises:
-            RunFailed: A loss is not finite.
+            RunFailed: A loss or a log-ratio is not finite.
         """
         step = self.state.global_step
         if step != self._step_of_losses:
             self._step_of_losses, self._rows_of_step, self._losses_of_step = step, [], []
         self._rows_of_step += inputs["row"].tolist()
-        self._refuse_not_finite(losses, inputs, "train")
+        self.refuse_not_finite(losses, log_ratios, inputs, "train")
         self._losses_of_step.append(losses)
         if step == 0:
             self.first_losses.append(losses)
@@ -121,6 +129,7 @@ class Sides:
             seconds_in_evaluation=self.seconds_in_evaluation,
             reference_computed=self.reference_computed,
             engine=self.engine.name,
+            overflowed=self.guard.skipped,
         )
 
     def keep_reference(self) -> None:
@@ -168,11 +177,31 @@ class Sides:
         with self.acting_as_reference() as reference:
             return reference(input_ids=ids, use_cache=False).logits  # type: ignore[no-any-return]
 
-    def _refuse_not_finite(self, losses: Tensor, inputs: dict[str, Tensor], split: str) -> None:
-        bad = ~torch.isfinite(losses)
-        if bool(bad.any()):
-            rows = self._origins(split, inputs["row"][bad].tolist())
-            raise RunFailed(not_finite("loss", self.state.global_step + 1, rows))
+    def loss_scale(self) -> float:
+        """Return what the loss is multiplied by for its backward pass: 1 but in float16."""
+        scaler = self.accelerator.scaler
+        return 1.0 if scaler is None else float(scaler.get_scale())
+
+    def loss_of_step(self) -> float:
+        """Return the mean cost of the last step, over all processes."""
+        costs = torch.cat(self._losses_of_step).double()
+        ours = torch.stack([costs.sum(), torch.full_like(costs[0], len(costs))])
+        total, count = self.accelerator.gather(ours[None]).sum(dim=0).tolist()
+        return float(total / count)
+
+    def costs_of_step(self) -> list[tuple[float, str]]:
+        """Return the costs of the last step's rows here, with where they came from, the costliest first."""
+        costs = torch.cat(self._losses_of_step).tolist()
+        return sorted(zip(costs, self._origins("train", self._rows_of_step), strict=True), key=lambda row: -row[0])
+
+    def refuse_not_finite(self, losses: Tensor, log_ratios: Tensor, inputs: dict[str, Tensor], split: str) -> None:
+        """Raise RunFailed where a loss is not finite, or what it comes from: a log-ratio of -inf may cost 0."""
+        for what, values in (("loss", losses), ("log-ratio", log_ratios)):
+            bad = ~torch.isfinite(values)
+            if bool(bad.any()):
+                rows = self._origins(split, inputs["row"][bad].tolist())
+                step, directory = self.state.global_step, self.args.output_dir
+                raise RunFailed(not_finite_sentence(what, step, rows, directory, training=split == "train"))
 
     def _origins(self, split: str, places: list[int]) -> list[str]:
         return [self.pairs[split].origin(place) for place in places]

@@ -183,7 +183,7 @@ class PairTrainer(ReferencedTraining, DPOTrainer):
             self.keep_for_check(logps, losses.mean(), stock, tokens, inputs["completion_mask"])
         else:
             self.keep_evaluated(logps.detach(), inputs["row"])
-            self._refuse_not_finite(losses, inputs, "eval")
+            self.refuse_not_finite(losses, logps.margin(), inputs, "eval")
         return losses.mean()
 
     @cached_property
@@ -245,7 +245,7 @@ class PairTrainer(ReferencedTraining, DPOTrainer):
         return stock
 
     def _before_update(self, logps: PairLogps, losses: Tensor, inputs: dict[str, Tensor]) -> None:
-        self.count(losses, inputs)
+        self.count(losses, logps.margin(), inputs)
         if self.state.global_step == 0 and self.starts_at_reference:
             verification.check_first_step(logps, self.objective, self.precision)
         self.objective.observe(logps)
