@@ -37,7 +37,7 @@ def train(run: config.Config, directory: RunDirectory, tracker: Tracker) -> None
     from preftune.evaluating.points import Points
     from preftune.models.policy import save_policy
     from preftune.reporting import pairs, plan, summary
-    from preftune.training import memory, methods, preparation
+    from preftune.training import footprint, memory, methods, preparation
 
     seconds = Stages()
     with seconds("data"):
@@ -45,7 +45,8 @@ def train(run: config.Config, directory: RunDirectory, tracker: Tracker) -> None
         directory.write_inputs(prepared.manifest(), pairs.report_run(prepared, run.train, run.seed, run.loss.reads))
         needs = memory.plan_memory(prepared, run.train, run.engine, run.verify)
     sides = (run.reference, run.engine, run.verify)
-    terminal.print_plan(plan.plan_lines(prepared, run.loss, needs, *sides), directory, tracker.describe())
+    room = footprint.plan_space(prepared, run.train, run.loss, *sides[:2], directory.path, checked=not run.dry_run)
+    terminal.print_plan(plan.plan_lines(prepared, run.loss, needs, room, *sides), directory, tracker.describe())
     if run.dry_run:
         return
     trainer = methods.build_trainer(prepared, needs.settle(run.train), run.loss, *sides, run.seed, directory.path)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from preftune.caches import cache_directory, key_of
+from preftune.caches import ASIDE, cache_directory, key_of
 
 _LARGE = 1 << 24  # bytes from which a digest is kept for the next process
 _SETTLED = 2_000_000_000  # ns; within less, a second write may leave the clock of a file system where it stands
@@ -29,18 +29,25 @@ def file_hash(path: Path) -> str:
     digest = _kept(kept) or _digest(path)
     if time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > _SETTLED:
         _HASHES[key] = digest
-        if kept is not None and not kept.exists():
-            beside = kept.with_name(f".{kept.name}.{os.getpid()}")
-            beside.write_text(digest)
-            beside.replace(kept)
+        if kept is not None and _kept(kept) is None:
+            beside = kept.with_name(f"{kept.name}.{os.getpid()}{ASIDE}")
+            with contextlib.suppress(OSError):  # it only saves time
+                beside.write_bytes(_line(kept, digest))
+                beside.replace(kept)
     return digest
 
 
 def _kept(place: Path | None) -> str | None:
-    with contextlib.suppress(FileNotFoundError):
-        text = place.read_text() if place is not None else ""
-        return text if len(text) == 64 else None
+    with contextlib.suppress(OSError):
+        line = place.read_bytes() if place is not None else b""
+        digest = line[:64].decode("ascii", "replace")
+        return digest if place is not None and line == _line(place, digest) else None
     return None
+
+
+def _line(place: Path, digest: str) -> bytes:
+    """Return what is kept of a file: its digest, and one of that, which shows a harmed entry."""
+    return f"{digest} {key_of(place.name, digest)}".encode()
 
 
 def _digest(path: Path) -> str:

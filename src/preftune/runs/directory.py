@@ -25,6 +25,7 @@ from preftune.reporting.pair_report import PairReport
 from preftune.reporting.pairs_page import pairs_page
 from preftune.reporting.run_page import run_page
 from preftune.runs.files import line, read_json, replace, write_json, write_text
+from preftune.space import failing_plainly
 
 State = Literal["running", "complete", "preempted", "failed"]
 
@@ -188,7 +189,8 @@ class RunDirectory:
             RunFailed: In place of a Refusal, which here no longer comes before everything is loaded.
         """
         try:
-            yield
+            with failing_plainly(self.path):
+                yield
         except KeyboardInterrupt as interrupt:
             self._end_early("preempted", "interrupted by Ctrl-C")
             raise Interrupted(f"interrupted by Ctrl-C {self._where()}") from interrupt

@@ -3,8 +3,10 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from preftune.refusals import Interrupted, Refusal, RunFailed
+from preftune.space import failing_plainly
 
 # 0 complete; 1 failed; 2 refused before anything was loaded; 143 stopped from outside.
 CODES: dict[type[BaseException], int] = {Refusal: 2, RunFailed: 1, Interrupted: 143}
@@ -14,7 +16,8 @@ CODES: dict[type[BaseException], int] = {Refusal: 2, RunFailed: 1, Interrupted: 
 def exits() -> Iterator[None]:
     """End the process with the message and code of what a user can cause; any other exception goes on."""
     try:
-        yield
+        with failing_plainly(Path()):
+            yield
     except tuple(CODES) as ending:
         sys.stderr.write(f"{ending}\n")
         sys.exit(next(code for kind, code in CODES.items() if isinstance(ending, kind)))
