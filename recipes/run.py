@@ -43,10 +43,12 @@ def train(run: config.Config, directory: RunDirectory, tracker: Tracker) -> None
     with seconds("data"):
         prepared = preparation.prepare(run.model, run.data, run.adapter, run.train, run.loss, run.seed)
         directory.write_inputs(prepared.manifest(), pairs.report_run(prepared, run.train, run.seed, run.loss.reads))
-        needs = memory.plan_memory(prepared, run.train, run.engine, run.verify)
+        needs, space = (
+            memory.plan_memory(prepared, run.train, run.engine, run.verify),
+            footprint.plan_space(prepared, run.train, run.loss, run.reference, run.engine, directory.path, run.dry_run),
+        )
     sides = (run.reference, run.engine, run.verify)
-    room = footprint.plan_space(prepared, run.train, run.loss, *sides[:2], directory.path, checked=not run.dry_run)
-    terminal.print_plan(plan.plan_lines(prepared, run.loss, needs, room, *sides), directory, tracker.describe())
+    terminal.print_plan(plan.plan_lines(prepared, run.loss, needs, space, *sides), directory, tracker.describe())
     if run.dry_run:
         return
     trainer = methods.build_trainer(prepared, needs.settle(run.train), run.loss, *sides, run.seed, directory.path)

@@ -149,7 +149,8 @@ def _make(directory: Path, make: Callable[[Path], None], of: str) -> None:
                 partial.mkdir(parents=True)
             make(partial)
             _seal(partial, of)
-            return _put(partial, directory)
+            _put(partial, directory)
+            break
         except FileNotFoundError:
             if partial.exists() or attempt == _TRIES - 1:
                 raise
@@ -201,8 +202,8 @@ def _is(file: Path, known: dict[str, Any], *, whole: bool) -> bool:
     if size != known["bytes"]:
         return False
     if whole or size < _LARGE:
-        return _digest(file) == known["sha256"]
-    return _sample(file) == known["sample"]
+        return bool(_digest(file) == known["sha256"])
+    return bool(_sample(file) == known["sample"])
 
 
 def _known_by(file: Path) -> dict[str, Any]:

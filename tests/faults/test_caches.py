@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,11 +42,10 @@ def refuse_to_make(directory: Path) -> None:
 def forked(work: Callable[[], object]) -> int:
     """Do `work` in a process of its own; return its exit code, or less than 0 the signal that killed it."""
     if (child := os.fork()) == 0:
-        try:
+        with ExitStack() as ending:
+            ending.callback(os._exit, 1)
             work()
-        except BaseException:
-            os._exit(1)
-        os._exit(0)
+            os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 

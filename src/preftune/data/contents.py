@@ -26,10 +26,10 @@ def file_hash(path: Path) -> str:
     if key in _HASHES:
         return _HASHES[key]
     kept = cache_directory("hashes") / key_of(*key, status.st_ino) if status.st_size >= _LARGE else None
-    digest = _kept(kept) or _digest(path)
+    digest = (kept and kept_digest(kept)) or _digest(path)
     if time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > _SETTLED:
         _HASHES[key] = digest
-        if kept is not None and _kept(kept) is None:
+        if kept is not None and kept_digest(kept) is None:
             beside = kept.with_name(f"{kept.name}.{os.getpid()}{ASIDE}")
             with contextlib.suppress(OSError):  # it only saves time
                 beside.write_bytes(_line(kept, digest))
@@ -37,11 +37,12 @@ def file_hash(path: Path) -> str:
     return digest
 
 
-def _kept(place: Path | None) -> str | None:
+def kept_digest(place: Path) -> str | None:
+    """Return the digest that is kept at `place`; None where there is none, or it is harmed."""
     with contextlib.suppress(OSError):
-        line = place.read_bytes() if place is not None else b""
+        line = place.read_bytes()
         digest = line[:64].decode("ascii", "replace")
-        return digest if place is not None and line == _line(place, digest) else None
+        return digest if line == _line(place, digest) else None
     return None
 
 

@@ -20,7 +20,7 @@ from typing import Any, Literal, Self
 import yaml
 from filelock import FileLock, Timeout
 
-from preftune.refusals import Interrupted, Refusal, RunFailed
+from preftune.refusals import Interrupted, Refusal, RunFailed, hidden
 from preftune.reporting.pair_report import PairReport
 from preftune.reporting.pairs_page import pairs_page
 from preftune.reporting.run_page import run_page
@@ -199,7 +199,7 @@ class RunDirectory:
             raise RunFailed(f"{fault}\nthe run failed {self._where()}") from fault
         except BaseException as error:
             with contextlib.suppress(OSError):
-                write_text(self.path / "traceback.txt", traceback.format_exc())
+                write_text(self.path / "traceback.txt", hidden(traceback.format_exc()))
             self._end_early("failed", f"{type(error).__name__}: {error}")
             raise
         self._mark(state="complete", ended=_now())
@@ -254,7 +254,7 @@ class RunDirectory:
 
     def _end_early(self, state: State, reason: str) -> None:
         with contextlib.suppress(OSError):  # a full disk must not hide the exception that ends the run
-            self._mark(state=state, reason=reason, ended=_now())
+            self._mark(state=state, reason=hidden(reason), ended=_now())
             write_text(self.path / "report.html", run_page(self.path))
 
     def _refuse_another_run(self) -> None:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from preftune.refusals import Interrupted, Refusal, RunFailed
+from preftune.reporting.inert import inert
 from preftune.space import failing_plainly
 
 # 0 complete; 1 failed; 2 refused before anything was loaded; 143 stopped from outside.
@@ -19,5 +20,5 @@ def exits() -> Iterator[None]:
         with failing_plainly(Path()):
             yield
     except tuple(CODES) as ending:
-        sys.stderr.write(f"{ending}\n")
+        sys.stderr.write(f"{inert(str(ending))}\n")
         sys.exit(next(code for kind, code in CODES.items() if isinstance(ending, kind)))

@@ -27,8 +27,7 @@ def plan_space(
     reference: str,
     engine: str,
     directory: Path,
-    *,
-    checked: bool,
+    dry: bool,
 ) -> list[Need]:
     """Return what the run will write beyond what is there.
 
@@ -39,7 +38,7 @@ def plan_space(
         reference: `base` or `adapter`.
         engine: That of TRL keeps no reference.
         directory: The run's.
-        checked: Whether to look for room; not for a run that trains nothing.
+        dry: Whether nothing will be trained; room is not looked for then, as `directory` is another one.
 
     Raises:
         Refusal: There is not enough room.
@@ -55,7 +54,7 @@ def plan_space(
         Need("adapter" if is_adapter else "model", directory, final + _BESIDE),
         *(_reference(prepared, train, loss, reference) if engine != "trl" else []),
     ]
-    if checked:
+    if not dry:
         refuse_short(needs)
     return needs
 

@@ -195,12 +195,11 @@ class ReferenceStore:
             {"key": self.directory.name, "of": self.of},
         )
         with self._lock:
-            for attempt in range(_TRIES):
-                try:
-                    return self._keep(raw)
-                except FileNotFoundError:  # the directory was removed meanwhile
-                    if attempt == _TRIES - 1:
-                        raise
+            for _ in range(_TRIES):
+                with suppress(FileNotFoundError):  # the directory was removed meanwhile
+                    self._keep(raw)
+                    return
+            self._keep(raw)
 
     def discard(self) -> None:
         """Remove all that is kept of this reference."""
