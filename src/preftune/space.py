@@ -14,7 +14,7 @@ from preftune.caches import FULL, cache_root
 from preftune.refusals import Refusal, RunFailed
 
 # What Rust and C++ beneath say of a full disk, whose errors carry no number.
-_SAID = re.compile(r"No space left on device|Disk quota exceeded|File too large|StorageFull|inline_container\.cc")
+_SAID = re.compile(r"(No space left on device|Disk quota exceeded|File too large)|StorageFull|inline_container\.cc")
 
 
 @dataclass(frozen=True)
@@ -104,10 +104,10 @@ def _without_room(error: BaseException | None) -> BaseException | None:
 
 
 def _sentence(error: BaseException, directory: Path) -> str:
-    reason, file = "no space left on device", None
-    if isinstance(error, OSError):
-        reason, file = (error.strerror or reason).lower(), error.filename
-    if isinstance(error, OSError) and error.errno == errno.EFBIG:
+    said = _SAID.search(str(error))
+    reason = said[1].lower() if said and said[1] else os.strerror(errno.ENOSPC).lower()
+    file = error.filename if isinstance(error, OSError) else None
+    if reason == os.strerror(errno.EFBIG).lower():
         reason += f" ({bytes_of(resource.getrlimit(resource.RLIMIT_FSIZE)[0])} is the most by `ulimit -f`)"
     places = {str(place): bytes_of(free(place)) for place in (directory, cache_root())}
     left = " and ".join(f"{room} at {place}" for place, room in places.items())

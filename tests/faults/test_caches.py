@@ -229,19 +229,23 @@ def test_a_reference_whose_directory_is_removed_before_its_lock_goes_on(tmp_path
 
 
 def test_two_makers_of_whom_one_lost_its_lock_leave_one_whole_entry(tmp_path):
-    def make(directory: Path, pause: float) -> None:
-        (directory / "texts").write_bytes(FILES["texts"])
-        time.sleep(pause)
-        (directory / "numbers").write_bytes(FILES["numbers"])
+    def first_made(directory: Path) -> None:
+        write(directory)
+        time.sleep(0.5)
+
+    def second_made(directory: Path) -> None:
+        (directory / "texts").write_bytes(b"half")
+        time.sleep(1)
+        write(directory)
 
     kept = tmp_path / "cache" / "kept"
     fork = multiprocessing.get_context("fork")
-    first = fork.Process(target=made_once, args=(kept, partial(make, pause=0.6)))
+    first = fork.Process(target=made_once, args=(kept, first_made))
     first.start()
-    while not list(kept.parent.glob("*.partial/texts")):
+    while not list(kept.parent.glob("*.partial/numbers")):
         time.sleep(0.01)
     (kept.parent / "kept.lock").unlink()
-    second = fork.Process(target=made_once, args=(kept, partial(make, pause=0.2)))
+    second = fork.Process(target=made_once, args=(kept, second_made))
     second.start()
     for process in (first, second):
         process.join(timeout=60)

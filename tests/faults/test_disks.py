@@ -12,6 +12,7 @@ import pytest
 from preftune import space
 from preftune.caches import FULL
 from preftune.refusals import Refusal, RunFailed
+from preftune.reporting import plan
 from preftune.runs import files
 from preftune.runs.exits import exits
 from preftune.space import Need, bytes_of, failing_plainly, free, refuse_short
@@ -127,6 +128,7 @@ def test_a_run_says_before_it_trains_that_there_is_no_room(execute: Execute, mon
     (directory,) = (tmp_path / "runs").iterdir()
     assert read(directory / "status.json")["state"] == "failed"
     assert not (directory / "metrics.jsonl").exists()
+    assert plan.free is not space.free
 
 
 def test_a_plan_says_what_the_run_will_write(execute: Execute, tmp_path):
