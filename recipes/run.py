@@ -39,15 +39,18 @@ def train(run: config.Config, directory: RunDirectory, saved: Checkpoints, track
     from preftune.evaluating.points import Points
     from preftune.models.policy import save_policy
     from preftune.reporting import pairs, plan, summary
-    from preftune.training import memory, methods, preparation
+    from preftune.training import footprint, memory, methods, preparation
 
     seconds = Stages()
     with seconds("data"):
         prepared = preparation.prepare(run.model, run.data, run.adapter, run.train, run.loss, run.seed)
         directory.write_inputs(prepared.manifest(), pairs.report_run(prepared, run.train, run.seed, run.loss.reads))
         needs = memory.plan_memory(prepared, run.train, run.engine, run.verify)
+        space = footprint.plan_space(
+            prepared, run.train, run.loss, run.reference, run.engine, directory.path, run.dry_run
+        )
     sides = (run.reference, run.engine, run.verify)
-    terminal.print_plan(plan.plan_lines(prepared, run.loss, needs, *sides), directory, tracker.describe())
+    terminal.print_plan(plan.plan_lines(prepared, run.loss, needs, space, *sides), directory, tracker.describe())
     if run.dry_run:
         return
     trainer = methods.build_trainer(prepared, needs.settle(run.train), run.loss, *sides, run.seed, directory.path)

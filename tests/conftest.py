@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # one process a core: more threads than cores slow each other down
@@ -22,6 +24,15 @@ def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         for kept in ("pairs", "tokens"):
             shutil.rmtree(Path(os.environ["PREFTUNE_CACHE"]) / kept, ignore_errors=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_litter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Temporary directories of this process go when it ends; those of a killed one when pytest clears its own."""
+    tempfile.tempdir = str(tmp_path_factory.mktemp("temporary"))
+    yield
+    shutil.rmtree(tempfile.tempdir, ignore_errors=True)
+    tempfile.tempdir = None
 
 
 @pytest.fixture(autouse=True)

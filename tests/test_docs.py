@@ -9,7 +9,7 @@ import pytest
 
 from preftune import command_line
 from preftune.reporting.metric_names import METRICS
-from recipes import compare, dashboard
+from recipes import cache, compare, dashboard
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -17,6 +17,7 @@ DOCS = "\n".join([README, *(path.read_text(encoding="utf-8") for path in sorted(
 COMMANDS = re.findall(r"^    python -m recipes\.run\b *(.*)$", DOCS, flags=re.M)
 DASHBOARDS = re.findall(r"^    python -m recipes\.dashboard\b *(.*)$", DOCS, flags=re.M)
 LOOKS = re.findall(r"^    python -m recipes\.pairs\b *(.*)$", DOCS, flags=re.M)
+CACHES = re.findall(r"^    python -m recipes\.cache\b *(.*)$", DOCS, flags=re.M)
 COMPARISONS = re.findall(r"^    python -m recipes\.compare\b *(.*)$", DOCS, flags=re.M)
 MAKE_WORDS = re.findall(r"^    make (\w+)", README + (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), flags=re.M)
 TREE = README[README.index("## The house") :]
@@ -27,6 +28,7 @@ def test_the_readme_names_as_many_commands_as_are_tested() -> None:
     assert len(DASHBOARDS) == 2
     assert len(LOOKS) == 1
     assert len(COMPARISONS) == 3
+    assert len(CACHES) == 3
     assert set(MAKE_WORDS) == {"run", "test", "check", "fix"}
 
 
@@ -44,6 +46,11 @@ def test_each_look_at_pairs_of_the_readme_is_accepted(look: str) -> None:
 def test_each_comparison_of_the_readme_is_accepted(comparison: str) -> None:
     asked = compare.arguments().parse_args(shlex.split(comparison))
     assert {path.parts[0] for path in asked.directories} <= {"runs", "sweeps"}
+
+
+@pytest.mark.parametrize("typed", CACHES)
+def test_each_look_at_the_cache_of_the_readme_is_accepted(typed: str) -> None:
+    assert cache.arguments().parse_args(shlex.split(typed))
 
 
 @pytest.mark.parametrize("typed", DASHBOARDS)
@@ -74,7 +81,7 @@ def test_the_tree_of_the_readme_exists_and_names_every_part() -> None:
         for path in (ROOT / "src" / "preftune").iterdir()
         if path.suffix in ("", ".py") and not path.name.startswith("__")
     }
-    unnamed = {"caches.py", "refusals.py", "settings.py", "spelling.py"}
+    unnamed = {"caches.py", "refusals.py", "settings.py", "space.py", "spelling.py"}
     assert set(named) == parts - unnamed - {"py.typed"}
 
 

@@ -8,6 +8,9 @@
 """
 
 import argparse
+import contextlib
+import io
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,8 +26,8 @@ from hydra.errors import HydraException
 from preftune import config
 from preftune.composition import Composed
 from preftune.overrides import every_job, examples, is_hydra, raw_value, searches, sweep_fault
-from preftune.refusals import refuse_all
-from preftune.settings import SECRET, did_you_mean, shown
+from preftune.refusals import SECRET, hidden, refuse_all
+from preftune.settings import did_you_mean, shown
 
 # A key that has no effect where the second one is set.
 _OVERRULED = (
@@ -83,7 +86,7 @@ def read(argv: list[str], choices: Path, *, sweeps: bool = True) -> CommandLine:
         Refusal: Anything in it is wrong; the message holds one line per fault.
     """
     argv = _with_room_for_a_loss(argv)
-    flags = get_args_parser().parse_args(argv)
+    flags = _flags(argv)
     if flags.help or flags.hydra_help or flags.shell_completion:
         return CommandLine(argv, [], [], [], [])
     refuse_all(_flag_faults(flags, sweeps=sweeps))
@@ -100,6 +103,17 @@ def read(argv: list[str], choices: Path, *, sweeps: bool = True) -> CommandLine:
     search = [override.input_line or "" for override in varied] if command.searches else []
     jobs = command.jobs if flags.multirun and not flags.cfg and not flags.info else []
     return CommandLine(hydra, flags.overrides, [o.key_or_group for o in varied], jobs, search)
+
+
+def _flags(argv: list[str]) -> argparse.Namespace:
+    """Return what Hydra's own parser reads; what it says of a wrong flag is shown without a secret."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return get_args_parser().parse_args(argv)
+    except SystemExit:
+        sys.stderr.write(SECRET.sub("(hidden)", hidden(said.getvalue())))
+        raise
 
 
 def _with_room_for_a_loss(argv: list[str]) -> list[str]:
@@ -145,7 +159,7 @@ class _Command:
         """Return `fault` with its key as the person wrote it, with `+` or `~`, and no secret of theirs."""
         key, _, rest = fault.partition(" ")
         spelled = next((o.get_key_element() for o in self.typed if o.key_or_group == key), key)
-        return SECRET.sub("(hidden)", f"{spelled} {rest}")
+        return SECRET.sub("(hidden)", hidden(f"{spelled} {rest}"))
 
     def for_hydra(self, override: Override) -> str:
         """Return an override that Hydra takes whether or not a file lists its key."""

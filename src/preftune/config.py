@@ -13,10 +13,10 @@ from preftune.data.settings import DataSettings
 from preftune.evaluating.relations import OF_EVALUATION
 from preftune.evaluating.settings import EvaluateSettings
 from preftune.models.settings import AdapterSettings, LowRankSettings, ModelSettings
-from preftune.refusals import refuse_all
+from preftune.refusals import SECRET, SECRET_NAME, refuse_all, secrets_of_environment
 from preftune.reporting.settings import GuardSettings
 from preftune.runs.settings import LaunchSettings, RunSettings, SweepSettings, TrackSettings
-from preftune.settings import SECRET, Settings, condition, did_you_mean, shown
+from preftune.settings import Settings, condition, did_you_mean, shown
 from preftune.training.loss_settings import LossSettings
 from preftune.training.relations import OF_TRAINING
 from preftune.training.settings import TrainSettings
@@ -108,7 +108,6 @@ def forbidden(choices: DictConfig) -> list[str]:
     return [fault for key, value in leaves(values) if (fault := forbidden_setting(key, value))]
 
 
-_SECRET_KEY = re.compile(r"(^|_)(api_?key|secret(_key)?|access_key|passw(or)?d)$|^((?!pad_).*_)?token$", re.I)
 _FROM_ENVIRONMENT = re.compile(r"\$\{\s*oc\.env\s*:\s*(\w+)")
 
 
@@ -119,11 +118,12 @@ def forbidden_setting(key: str, value: object) -> str | None:
         return f"{key} must be left out, got {shown(value)}; a configuration names no code to run"
     text = value if isinstance(value, str) else ""
     variables = _FROM_ENVIRONMENT.findall(text)
-    read = next((name for name in variables if _SECRET_KEY.search(name)), None)
+    read = next((name for name in variables if SECRET_NAME.search(name)), None)
     if read:
         return f"{key} must be left out, got the secret {read}; it is read where it is used"
     is_commit = last == "revision" and re.fullmatch(r"[0-9a-f]{40}", text)
-    if (_SECRET_KEY.search(last) and value is not None) or (SECRET.search(text) and not is_commit):
+    is_one = (SECRET.search(text) and not is_commit) or any(secret in text for secret in secrets_of_environment())
+    if is_one or (SECRET_NAME.search(last) and value is not None):
         return f"{key} must be left out, got what looks like a secret; set it in the environment"
     return None
 

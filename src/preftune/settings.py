@@ -1,11 +1,11 @@
 """What every settings record has in common, and how a wrong setting is worded."""
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from preftune.refusals import SECRET, hidden
 from preftune.spelling import did_you_mean as did_you_mean
 from preftune.spelling import nearest as nearest
 
@@ -16,7 +16,6 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())
 
 
-SECRET = re.compile(r"\bhf_[A-Za-z0-9]{8,}|\bsk-[\w-]{16,}|\bghp_\w{16,}|\bwandb_v1_\w{16,}|\b[0-9a-f]{40}\b")
 _KINDS = {
     "array": "a list",
     "boolean": "true or false",
@@ -45,7 +44,7 @@ def shown(value: object) -> str:
         return f"{value!r} (text)"
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{key}: {shown(item)}" for key, item in value.items()) + "}"
-    return SECRET.sub("(hidden)", repr(value))
+    return SECRET.sub("(hidden)", hidden(repr(value)))
 
 
 def condition(schema: Mapping[str, Any]) -> str:

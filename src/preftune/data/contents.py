@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from preftune.caches import cache_directory, key_of
+from preftune.caches import ASIDE, cache_directory, key_of
 
 _LARGE = 1 << 24  # bytes from which a digest is kept for the next process
 _SETTLED = 2_000_000_000  # ns; within less, a second write may leave the clock of a file system where it stands
@@ -26,21 +26,29 @@ def file_hash(path: Path) -> str:
     if key in _HASHES:
         return _HASHES[key]
     kept = cache_directory("hashes") / key_of(*key, status.st_ino) if status.st_size >= _LARGE else None
-    digest = _kept(kept) or _digest(path)
+    digest = (kept and kept_digest(kept)) or _digest(path)
     if time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > _SETTLED:
         _HASHES[key] = digest
-        if kept is not None and not kept.exists():
-            beside = kept.with_name(f".{kept.name}.{os.getpid()}")
-            beside.write_text(digest)
-            beside.replace(kept)
+        if kept is not None and kept_digest(kept) is None:
+            beside = kept.with_name(f"{kept.name}.{os.getpid()}{ASIDE}")
+            with contextlib.suppress(OSError):  # it only saves time
+                beside.write_bytes(_line(kept, digest))
+                beside.replace(kept)
     return digest
 
 
-def _kept(place: Path | None) -> str | None:
-    with contextlib.suppress(FileNotFoundError):
-        text = place.read_text() if place is not None else ""
-        return text if len(text) == 64 else None
+def kept_digest(place: Path) -> str | None:
+    """Return the digest that is kept at `place`; None where there is none, or it is harmed."""
+    with contextlib.suppress(OSError):
+        line = place.read_bytes()
+        digest = line[:64].decode("ascii", "replace")
+        return digest if line == _line(place, digest) else None
     return None
+
+
+def _line(place: Path, digest: str) -> bytes:
+    """Return what is kept of a file: its digest, and one of that, which shows a harmed entry."""
+    return f"{digest} {key_of(place.name, digest)}".encode()
 
 
 def _digest(path: Path) -> str:

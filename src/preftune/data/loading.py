@@ -158,7 +158,7 @@ def _store(
             raise Refusal(f"{name} must stay as it is while it is read, got other content at the end; start again")
 
     # A function of the user's may change in ways that no hash of a file shows.
-    return PairStore(made_once(directory, read, afresh="." in (source.dialect or "")))
+    return PairStore(made_once(directory, read, afresh="." in (source.dialect or ""), of=name))
 
 
 def _enter(store: PairStore, account: SplitLedger, wrong: WrongRows) -> None:
@@ -197,4 +197,4 @@ def stored(pairs: Sequence[PreferencePair]) -> PairTable:
     texts, numbers = encoded(pairs)
     key = key_of(_program(), hashlib.sha256(repr(pairs).encode()).hexdigest())
     write = partial(write_store, batches=[(texts, numbers)], facts={})
-    return PairTable([PairStore(made_once(cache_directory("pairs") / key, write))])
+    return PairTable([PairStore(made_once(cache_directory("pairs") / key, write, of=f"{len(pairs)} pairs"))])

@@ -1,5 +1,6 @@
 """The policy: base weights, quantised or not, with the adapter that trains."""
 
+import json
 import os
 import shutil
 from dataclasses import dataclass
@@ -92,6 +93,8 @@ def _load_base(model: ModelSettings, source: ModelSource) -> PreTrainedModel:
         "attn_implementation": model.attention,
         "device_map": {"": _device()},
         "quantization_config": _quantization(model.quantization, dtype),
+        "trust_remote_code": False,  # left out, transformers asks at the terminal
+        "weights_only": True,
     }
     with reachable(source, "weights"):
         base = AutoModelForCausalLM.from_pretrained(source.location, revision=source.revision, **arguments)
@@ -124,9 +127,7 @@ def _quantization(name: str | None, dtype: torch.dtype) -> BitsAndBytesConfig | 
 
 def _attach(base: PreTrainedModel, model: ModelSettings, adapter: LowRankSettings, seed: int) -> PeftModel:
     if adapter.path is not None:
-        if not (Path(adapter.path).expanduser() / "adapter_config.json").is_file():
-            raise Refusal(f"adapter.path must be a directory that holds adapter_config.json, got {adapter.path}")
-        policy = PeftModel.from_pretrained(base, str(Path(adapter.path).expanduser()), is_trainable=True)
+        policy = _earlier(base, Path(adapter.path).expanduser())
         files = sorted(Path(adapter.path).expanduser().glob("adapter_model.safetensors"))
         refuse_bad_weights(policy, "adapter.path", adapter.path, files)
     else:
@@ -137,6 +138,19 @@ def _attach(base: PreTrainedModel, model: ModelSettings, adapter: LowRankSetting
         if parameter.requires_grad:
             parameter.data = parameter.data.to(dtype)
     return policy
+
+
+def _earlier(base: PreTrainedModel, directory: Path) -> PeftModel:
+    file = directory / "adapter_config.json"
+    if not file.is_file():
+        raise Refusal(f"adapter.path must be a directory that holds adapter_config.json, got {directory}")
+    with reachable(ModelSource(str(directory), None), "adapter"):
+        config = json.loads(file.read_bytes())
+        if not isinstance(config, dict) or config.get("megatron_config"):  # peft would import the module that it names
+            raise ValueError(
+                "its adapter_config.json must be of an adapter for transformers, and name no Megatron core"
+            )
+        return PeftModel.from_pretrained(base, str(directory), is_trainable=True)
 
 
 def _fresh(base: PreTrainedModel, model: ModelSettings, adapter: LowRankSettings) -> PeftModel:

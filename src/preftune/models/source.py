@@ -1,5 +1,6 @@
 """From a model recipe to a place that `from_pretrained` accepts, with refusals a person can act on."""
 
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -57,7 +58,12 @@ def reachable(source: ModelSource, part: str) -> Iterator[None]:
 
     try:
         yield
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError, pickle.UnpicklingError) as error:
+        if "trust_remote_code" in str(error):
+            raise Refusal(
+                f"{source.location} must be a model of a kind that transformers has itself, got one that brings code "
+                f"of its own for its {part}, which is never run; choose another model, or a copy without that code"
+            ) from error
         if source.is_local:
             raise Refusal(
                 f"{part} must load from {source.location}, got {type(error).__name__}: {_first_line(error)}"

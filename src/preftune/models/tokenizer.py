@@ -6,10 +6,12 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import jinja2
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from preftune.models.settings import ModelSettings
 from preftune.models.source import ModelSource, reachable
+from preftune.plugins import FAULTS
 from preftune.refusals import Refusal
 
 
@@ -56,7 +58,11 @@ def load_tokenizer(settings: ModelSettings, source: ModelSource) -> ChatTokenize
         Refusal: It cannot be loaded, has no chat template, or lacks a token that the recipe names.
     """
     with reachable(source, "tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(source.location, revision=source.revision)
+        tokenizer = AutoTokenizer.from_pretrained(
+            source.location,
+            revision=source.revision,
+            trust_remote_code=False,  # left out, transformers asks at the terminal
+        )
     if settings.chat_template is not None:
         tokenizer.chat_template = _read_template(settings.chat_template)
     if not tokenizer.chat_template:
@@ -87,10 +93,17 @@ def _end_written_by_template(tokenizer: PreTrainedTokenizerBase) -> str:
     """Return the special token that the template writes last after an answer.
 
     Raises:
-        Refusal: The template ends an answer with plain text, so that generation would not know where to stop.
+        Refusal: The template cannot be rendered, or ends an answer with plain text, so that generation would not know
+            where to stop.
     """
     turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-    ids: list[int] = tokenizer.apply_chat_template(turns, tokenize=True, return_dict=True)["input_ids"]  # type: ignore[index, call-overload, assignment]
+    try:
+        ids: list[int] = tokenizer.apply_chat_template(turns, tokenize=True, return_dict=True)["input_ids"]  # type: ignore[index, call-overload, assignment]
+    except (jinja2.TemplateError, *FAULTS) as fault:
+        raise Refusal(
+            f"the chat template must render a question and its answer, got {type(fault).__name__}: {fault}; set "
+            "model.chat_template to one that does"
+        ) from fault
     written = [token for token in ids if str(tokenizer.decode([token])).strip()]
     if written[-1] not in tokenizer.all_special_ids and written[-1] not in tokenizer.added_tokens_decoder:
         raise Refusal(

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,8 @@ def comparison_csv(comparison: Comparison) -> str:
     return text.getvalue()
 
 
+# A spreadsheet takes text that begins so for a formula; a number, which may begin with a sign, is none.
+_FORMULA = re.compile(r"[=@\t]|[+-](?!\d*\.?\d*(e[+-]?\d+)?$)")
 _LAST = ("verdict", "state", "reason", "seconds", "cost", "cost_unit", "directories")
 
 
@@ -84,8 +87,7 @@ def _both(spread: Spread | None) -> tuple[float | None, float | None]:
 def _cells(values: list[Any]) -> Iterator[Any]:
     for value in values:
         text = inert(value) if isinstance(value, str) else value
-        # A spreadsheet takes text that begins so for a formula.
-        yield f"'{text}" if isinstance(text, str) and text.startswith(("=", "@", "\t")) else text
+        yield f"'{text}" if isinstance(text, str) and _FORMULA.match(text) else text
 
 
 def comparison_json(comparison: Comparison, shown: Frontier) -> dict[str, Any]:

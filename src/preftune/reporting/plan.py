@@ -1,13 +1,13 @@
 """The plan that is printed before the first step: what the run is about to do, in a dozen lines."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 
 from preftune.data.ledger import SplitLedger
-from preftune.models.memory import GIB
 from preftune.models.policy import count_parameters
+from preftune.space import Need, bytes_of, free
 from preftune.training.loss_records import PairLossRecord
 from preftune.training.loss_settings import LossSettings
 from preftune.training.memory import MemoryPlan
@@ -30,7 +30,13 @@ _ENGINES = {
 
 
 def plan_lines(
-    prepared: Prepared, loss: LossSettings, memory: MemoryPlan, reference: str, engine: str, verify: str
+    prepared: Prepared,
+    loss: LossSettings,
+    memory: MemoryPlan,
+    space: Sequence[Need],
+    reference: str,
+    engine: str,
+    verify: str,
 ) -> list[tuple[str, str]]:
     """Return the lines of the plan as name and value."""
     quantization = f", {prepared.model.quantization}" if prepared.model.quantization else ""
@@ -51,6 +57,7 @@ def plan_lines(
         ("engine", _ENGINES[engine]),
         ("verified", _CHECKS.get(verify, f"{_CHECKS['first_batch']}, and {verify.replace('_', ' ')} steps")),
         *memory_lines(memory),
+        ("disk", space_line(space)),
     ]
 
 
@@ -74,9 +81,11 @@ def memory_lines(memory: MemoryPlan) -> list[tuple[str, str]]:
     ]
 
 
-def bytes_of(size: int) -> str:
-    """Return bytes as a person reads them."""
-    return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / 2**20:.{0 if size >= 10 * 2**20 else 1}f} MiB"
+def space_line(needs: Sequence[Need]) -> str:
+    """Return what the run writes, and where that is free."""
+    places = dict.fromkeys(need.place for need in needs)
+    said = [", ".join(need.describe() for need in needs if need.place == place) for place in places]
+    return "; ".join(f"{parts}, of {bytes_of(free(place))} free" for parts, place in zip(said, places, strict=True))
 
 
 def loss_lines(loss: LossSettings) -> list[tuple[str, str]]:

@@ -25,7 +25,7 @@ def print_plan(lines: Sequence[tuple[str, str]], directory: RunDirectory, tracke
     table.add_column(overflow="fold")
     plan = [*lines, ("results", str(directory.path)), ("tracked", tracked)]
     for name, value in plan:
-        table.add_row(name, Text(value))
+        table.add_row(name, Text(inert(value)))
     directory.write_plan(plan)
     Console().print(table)
 

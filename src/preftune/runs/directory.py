@@ -17,7 +17,7 @@ from typing import Any, Self
 import yaml
 from filelock import FileLock
 
-from preftune.refusals import Interrupted, Refusal, RunFailed
+from preftune.refusals import Interrupted, Refusal, RunFailed, hidden
 from preftune.reporting.pair_report import PairReport
 from preftune.reporting.pairs_page import pairs_page
 from preftune.reporting.run_page import run_page
@@ -28,6 +28,7 @@ from preftune.runs.files import line, read_json, replace, write_json, write_text
 from preftune.runs.lock import hold, let_go, sign
 from preftune.runs.previous import Previous as Previous
 from preftune.runs.previous import State
+from preftune.space import failing_plainly
 from preftune.training.checkpoints import Sealed
 
 _LOADED = ("model", "template", "data")  # what manifest.json has of the last start's facts
@@ -177,7 +178,8 @@ class RunDirectory:
             RunFailed: In place of a Refusal, which here no longer comes before everything is loaded.
         """
         try:
-            yield
+            with failing_plainly(self.path):
+                yield
         except KeyboardInterrupt as interrupt:
             self._end_early("preempted", _reason(interrupt))
             raise Interrupted(f"{_reason(interrupt)} {self._where()}") from interrupt
@@ -186,7 +188,7 @@ class RunDirectory:
             raise RunFailed(f"{fault}\nthe run failed {self._where()}") from fault
         except BaseException as error:
             with contextlib.suppress(OSError):
-                write_text(self.path / "traceback.txt", traceback.format_exc())
+                write_text(self.path / "traceback.txt", hidden(traceback.format_exc()))
             self._end_early("failed", _reason(error))
             raise
         self._mark(state="complete", exit_code=0, ended=_now())
@@ -245,7 +247,7 @@ class RunDirectory:
 
     def _end_early(self, state: State, reason: str) -> None:
         with contextlib.suppress(OSError):  # a full disk must not hide the exception that ends the run
-            self._mark(state=state, reason=reason, exit_code=_CODES[state], ended=_now())
+            self._mark(state=state, reason=hidden(reason), exit_code=_CODES[state], ended=_now())
             write_text(self.path / "report.html", run_page(self.path))
 
     def _compare(self, start: Start) -> None:

@@ -5,6 +5,13 @@ import os
 import sys
 import warnings
 
+_QUIET = {
+    "HF_HUB_DISABLE_TELEMETRY": "1",  # of the hub, and TRL's report of each trainer that is set up
+    "DISABLE_SAFETENSORS_CONVERSION": "1",  # transformers names a model without safetensors to a service that converts
+    "WANDB_ERROR_REPORTING": "false",
+    "GRADIO_ANALYTICS_ENABLED": "False",  # of Trackio's dashboard
+}
+
 
 def settle(*, deterministic: bool = False) -> None:
     """Switch the stack's telemetry off unless it is asked for, its chatter down to errors, and set how it computes.
@@ -12,7 +19,8 @@ def settle(*, deterministic: bool = False) -> None:
     Args:
         deterministic: Whether an operation without an algorithm that gives the same bits each time is an error.
     """
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

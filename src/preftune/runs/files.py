@@ -1,5 +1,6 @@
 """Files that are whole or absent: each is written beside its place, synced, and renamed into it."""
 
+import contextlib
 import json
 import math
 import os
@@ -40,11 +41,16 @@ def read_json(path: Path) -> dict[str, Any] | None:
 def replace(path: Path, content: bytes) -> None:
     """Put `content` at `path` at once: a reader sees the old file or the new one, whole."""
     beside = path.with_name(f".{path.name}.tmp")
-    with beside.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+    try:
+        with beside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
+        raise
 
 
 def line(value: Mapping[str, object]) -> bytes:

@@ -12,6 +12,8 @@ from preftune.refusals import Refusal, refuse_all
 
 _SAY_WHERE_NOT_WHAT = frozenset({"track", "launch", "run", "sweep", "dry_run"})
 
+_LONGEST = 200  # bytes of a directory's name before the identity; file systems take 255 in all
+
 _TRAIN_KEYS_WITHOUT_EFFECT = frozenset(
     {
         "name",  # of the file in conf/train; its values are what counts
@@ -94,7 +96,8 @@ def _as_typed(key: str) -> str:
 
 def directory_name(model: str, data: str, loss: str, identity: str) -> str:
     """Return `<model>-<data>-<loss>-<8 hex>`, one path component whatever the names hold."""
-    return re.sub(r"[^\w.-]", "_", f"{model}-{data}-{loss}-{identity[:8]}")
+    names = re.sub(r"[^\w.-]", "_", f"{model}-{data}-{loss}").encode()[:_LONGEST].decode(errors="ignore")
+    return f"{names}-{identity[:8]}"
 
 
 def local_contents(

@@ -34,7 +34,7 @@ class SweepSettings(Settings):
         fail_fast: Whether the first job that fails keeps those that have not begun from running.
     """
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] | None
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$")] | None
     objective: Literal["auto", "eval.accuracy", "eval.logratio_margin", "true_reward.policy.mean", "win_rate"]
     fail_fast: bool
 

@@ -27,6 +27,7 @@ from preftune.refusals import Interrupted, Refusal, RunFailed
 from preftune.reporting.comparison import read_sweep
 from preftune.reporting.comparison_files import write_comparison
 from preftune.reporting.comparison_terminal import print_comparison
+from preftune.reporting.inert import inert
 from preftune.reporting.measures import MEASURES, OBJECTIVES, settled
 from preftune.reporting.run_files import read_run_files
 from preftune.runs.directory import RunDirectory
@@ -256,7 +257,7 @@ class _Told:
         words = [self.place, self.name, state, f"{seconds:,.0f} s", str(path or "")]
         self.console.print(Text("  ".join(word for word in words if word)), soft_wrap=True)
         if reason:
-            self.console.print(Text(f"    {reason.splitlines()[0]}", "yellow"), soft_wrap=True)
+            self.console.print(Text(inert(f"    {reason.splitlines()[0]}"), "yellow"), soft_wrap=True)
 
 
 def _joined(axes: Sequence[str]) -> str:

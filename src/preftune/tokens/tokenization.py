@@ -116,7 +116,11 @@ def tokenize(
     """
     key = key_of(_program(), fingerprint(pairs), chat.digest, max_length, overlong, on_bad_row)
     work = _Tokenizer(pairs, Encoder(chat), max_length, overlong, on_bad_row)
-    directory = made_once(cache_directory("tokens") / key, partial(_write, work=work, workers=workers))
+    directory = made_once(
+        cache_directory("tokens") / key,
+        partial(_write, work=work, workers=workers),
+        of=f"{len(pairs)} pairs, {chat.tokenizer.name_or_path}",
+    )
     facts = json.loads((directory / _FACTS).read_text())
     rows = datasets.Dataset.from_file(str(directory / _IDS))
     return TokenizedPairs(rows, pairs, facts["dropped"], facts["truncated"])

@@ -76,7 +76,7 @@ def model_directory() -> Path:
     sources = b"".join(Path(name).read_bytes() for name in (world.__file__, __file__))
     versions = f"{torch.__version__} {transformers.__version__} {tokenizers.__version__}".encode()
     identity = hashlib.sha256(sources + versions).hexdigest()[:16]
-    return made_once(cache_directory("toy") / identity, partial(_make, recipe=Recipe()))
+    return made_once(cache_directory("toy") / identity, partial(_make, recipe=Recipe()), of="the toy's model")
 
 
 def build_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerBase
 
-from preftune.caches import made_once
+from preftune.caches import found, made_once
 from preftune.pairs import PreferencePair
 from preftune.toy import world
 from preftune.toy.model import model_directory, progress, reproducible
@@ -89,7 +89,7 @@ def _answers(count: int, seed: int) -> list[Answers]:
     model = model_directory()
     identity = hashlib.sha256(Path(__file__).read_bytes() + f"{model.name} {seed}".encode()).hexdigest()[:16]
     parts = [model.parent / "answers" / f"{identity}-{part}" for part in range(math.ceil(count / CHUNK))]
-    missing = [part for part, directory in enumerate(parts) if not directory.exists()]
+    missing = [part for part, directory in enumerate(parts) if not found(directory)]
     if missing:
         prompts = world.prompts(len(parts) * CHUNK, seed)
         policy = LlamaForCausalLM.from_pretrained(model)
@@ -98,7 +98,7 @@ def _answers(count: int, seed: int) -> list[Answers]:
             for part in bar.track(missing):
                 asked = prompts[part * CHUNK : (part + 1) * CHUNK]
                 draw = partial(_draw, asked, policy, tokenizer, seed=f"answers {seed} {part}")
-                made_once(parts[part], partial(_write, draw))
+                made_once(parts[part], partial(_write, draw), of=f"answers of the toy, {CHUNK} prompts, seed {seed}")
     texts = [(directory / ANSWERS).read_text(encoding="utf-8") for directory in parts]
     return [(first, second) for text in texts for first, second in json.loads(text)][:count]
 

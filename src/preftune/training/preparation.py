@@ -7,6 +7,7 @@ from typing import Any
 from datasets import Dataset, IterableDataset
 from peft import PeftModel
 from rich.console import Console
+from rich.text import Text
 from transformers import PreTrainedModel
 
 from preftune.data.answers import PreparedAnswers, load_answers, recognised
@@ -192,5 +193,5 @@ def _steps(train: TrainSettings, pairs: int | None, answers: Mapping[str, Tokeni
 def _policy(
     model: ModelSettings, adapter: LowRankSettings | FullSettings, source: ModelSource, seed: int
 ) -> PreTrainedModel | PeftModel:
-    with Console().status(f"loading the weights of {source.location}"):
+    with Console().status(Text(f"loading the weights of {source.location}")):
         return load_policy(model, adapter, source, seed=seed)

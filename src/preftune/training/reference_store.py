@@ -6,6 +6,7 @@ that were filtered or have grown find what they share, and only what is missing 
 
 import hashlib
 import os
+import secrets
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -20,10 +21,11 @@ from rich.text import Text
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from preftune.caches import ASIDE, hold
 from preftune.data.store import Numbers
 from preftune.training.reference_keys import DIGEST
 
-_PARTIAL = "shard.partial"
+_TRIES = 3  # times that a shard is written where its directory is removed meanwhile
 
 
 class _Shard:
@@ -84,11 +86,13 @@ class ReferenceStore:
 
     _sorted: tuple[Numbers, Numbers] | None  # digests of all pairs, sorted, and their places
 
-    def __init__(self, directory: Path, console: Console | None = None) -> None:
-        """Read what is kept in `directory`, which is made where it is missing."""
+    def __init__(self, directory: Path, console: Console | None = None, of: str = "") -> None:
+        """Read what is kept in `directory`, which is made where it is missing; `of` names the model, for a person."""
         self.directory = directory
         self.console = console or Console()
+        self.of = of
         directory.mkdir(parents=True, exist_ok=True)
+        hold(directory)
         self._lock = FileLock(directory.with_name(f"{directory.name}.lock"))
         self._forget()
         self.load()
@@ -105,7 +109,8 @@ class ReferenceStore:
             self.console.print("waiting for another run, which computes the same reference")
             self._lock.acquire()
         try:
-            (self.directory / _PARTIAL).unlink(missing_ok=True)  # of a process that was killed: its lock is free
+            for leftover in self.directory.glob(f"*{ASIDE}"):  # of a process that was killed: its lock is free
+                leftover.unlink(missing_ok=True)
             self.load()
             yield
         finally:
@@ -122,8 +127,10 @@ class ReferenceStore:
                 self._read(files[name])
             except FileNotFoundError:  # another process has removed it
                 continue
-            except (OSError, ValueError) as error:
-                faults[str(error) if isinstance(error, ValueError) else "unreadable"] += 1
+            except OSError:  # as where too many files are open: nothing is known against it, and so it stays
+                faults["unreadable"] += 1
+            except ValueError as error:
+                faults[str(error)] += 1
                 with suppress(OSError):
                     files[name].unlink()
         if faults:
@@ -184,20 +191,15 @@ class ReferenceStore:
             return
         tensors = {"digests": digests, "lengths": lengths.astype(np.int32), "values": values}
         raw = save(
-            {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, {"key": self.directory.name}
+            {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()},
+            {"key": self.directory.name, "of": self.of},
         )
-        partial = self.directory / _PARTIAL
         with self._lock:
-            try:
-                with partial.open("wb") as file:
-                    file.write(raw)
-                    file.flush()
-                    os.fsync(file.fileno())  # else a power cut after the rename leaves an empty file
-                sealed = partial.replace(self.directory / f"{hashlib.sha256(raw).hexdigest()}.safetensors")
-            finally:
-                partial.unlink(missing_ok=True)
-        if sealed.name not in self._names:
-            self._read(sealed)
+            for _ in range(_TRIES):
+                with suppress(FileNotFoundError):  # the directory was removed meanwhile
+                    self._keep(raw)
+                    return
+            self._keep(raw)
 
     def discard(self) -> None:
         """Remove all that is kept of this reference."""
@@ -205,6 +207,22 @@ class ReferenceStore:
             for file in self.directory.glob("*.safetensors"):
                 file.unlink(missing_ok=True)
         self._forget()
+
+    def _keep(self, raw: bytes) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        hold(self.directory)
+        # No other process has this name, even where the lock was removed with all that is kept.
+        partial = self.directory / f"{secrets.token_hex(4)}{ASIDE}"
+        try:
+            with partial.open("wb") as file:
+                file.write(raw)
+                file.flush()
+                os.fsync(file.fileno())  # else a power cut after the rename leaves an empty file
+            sealed = partial.replace(self.directory / f"{hashlib.sha256(raw).hexdigest()}.safetensors")
+        finally:
+            partial.unlink(missing_ok=True)
+        if sealed.name not in self._names:
+            self._read(sealed)
 
     def _forget(self) -> None:
         self._names: set[str] = set()

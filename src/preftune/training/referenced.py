@@ -49,17 +49,12 @@ class ReferencedTraining(CheckedTraining):
         if not self._keeps_reference:
             return
         prepared = self.prepared
-        adapter = prepared.adapter if self.reference == "adapter" else None
-        path, dtype = (adapter.path, adapter.dtype) if isinstance(adapter, LowRankSettings) else (None, None)
-        key = reference_key(
-            prepared.model,
-            prepared.source,
-            Path(path).expanduser() if path else None,
-            computed_in=str(self.precision).removeprefix("torch."),
-            adapter_dtype=dtype,
-        )
         self._references, self.reference_computed = kept(
-            ReferenceStore(cache_directory("reference") / key, self.console),
+            ReferenceStore(
+                reference_place(prepared, self.reference, self.precision),
+                self.console,
+                _described(prepared, self.reference),
+            ),
             {"train": prepared.rows.rows, "eval": prepared.held_out.rows},
             self._reference_of,
             at_once=self.micro_batch,
@@ -92,3 +87,27 @@ class ReferencedTraining(CheckedTraining):
             return scoring.Replay(scoring.Kept(log_probs))
         forward = self.engine.forward(self.ref_model or self.model, self.objective.traits.tokens, metrics=False)
         return scoring.Recording(forward)
+
+
+def reference_place(prepared: Prepared, reference: str, precision: torch.dtype) -> Path:
+    """Return the directory where log-probabilities of a reference are kept, computed in `precision`."""
+    adapter = _adapter_of(prepared, reference)
+    key = reference_key(
+        prepared.model,
+        prepared.source,
+        Path(adapter.path).expanduser() if adapter and adapter.path else None,
+        computed_in=str(precision).removeprefix("torch."),
+        adapter_dtype=adapter.dtype if adapter else None,
+    )
+    return cache_directory("reference") / key
+
+
+def _adapter_of(prepared: Prepared, reference: str) -> LowRankSettings | None:
+    adapter = prepared.adapter
+    return adapter if reference == "adapter" and isinstance(adapter, LowRankSettings) else None
+
+
+def _described(prepared: Prepared, reference: str) -> str:
+    model, adapter = prepared.model, _adapter_of(prepared, reference)
+    parts = [prepared.source.location, model.dtype, model.quantization, adapter and f"with {adapter.path}"]
+    return ", ".join(part for part in parts if part)
