@@ -27,7 +27,7 @@ def run(resolved: dict[str, Any]) -> None:
         environment.settle()
         if (previous := directory.previous()) and previous.complete:
             return terminal.print_complete(directory.path, previous, directory.samples())
-        saved = Checkpoints(directory.path / "checkpoints", directory.identity, choices.train.checkpoints)
+        saved = Checkpoints(directory.path / "checkpoints", [directory.identity], choices.train.checkpoints)
         directory.start(resolved, {}, saved.newest())
         sweep, watch = choices.sweep.name, not choices.dry_run
         tracking = watching(choices.track, directory.path, resolved, watch, sweep, saved.going_on is not None)

@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,9 +47,19 @@ class Checkpoints:
         going_on: The one that the run goes on from, as `newest` found it; None where it begins.
     """
 
-    def __init__(self, directory: Path, identity: str, keep: int = _LEAST, console: Console | None = None) -> None:
-        """Keep the newest `keep` checkpoints of the run of `identity`, at least two."""
-        self.directory, self.identity, self.keep = directory, identity, max(keep, _LEAST)
+    def __init__(
+        self, directory: Path, identities: Sequence[str], keep: int | None = _LEAST, console: Console | None = None
+    ) -> None:
+        """Look after the checkpoints of a run.
+
+        Args:
+            directory: Where they are.
+            identities: What the run is known by: first as which it saves, then as which it may have saved earlier.
+            keep: How many of the newest are kept, at least two; None keeps all.
+            console: Where to say what is found.
+        """
+        self.directory, self.identities = directory, identities
+        self.keep = keep if keep is None else max(keep, _LEAST)
         self.console = console or Console()
         self.going_on: Sealed | None = None
         self._thread = ThreadPoolExecutor(1, "sealing")
@@ -88,7 +98,7 @@ class Checkpoints:
             shutil.rmtree(leftover)
         self.going_on, aside = None, ""
         for step in reversed(self.steps()):
-            found = _examined(self.directory / f"step-{step}", step, self.identity)
+            found = _examined(self.directory / f"step-{step}", step, self.identities)
             if isinstance(found, Sealed):
                 self.going_on = found
                 break
@@ -123,7 +133,7 @@ class Checkpoints:
             shutil.rmtree(partial, ignore_errors=True)
 
     def _seal(self, partial: Path, step: int, steps: int) -> None:
-        facts: dict[str, Any] = {"identity": self.identity, "step": step, "steps": steps}
+        facts: dict[str, Any] = {"identity": self.identities[0], "step": step, "steps": steps}
         names = _files(partial)
         for name in names:
             to_disk(partial / name)
@@ -137,8 +147,8 @@ class Checkpoints:
         to_disk(self.directory)
         self._rotate(self.keep)
 
-    def _rotate(self, keep: int) -> None:
-        for step in self.steps()[:-keep]:
+    def _rotate(self, keep: int | None) -> None:
+        for step in self.steps()[:-keep] if keep else ():
             _remove(self.directory / f"step-{step}")
 
     def _set_aside(self, step: int, reason: str) -> None:
@@ -152,7 +162,7 @@ class Checkpoints:
         self.console.print(Text(sentence))
 
 
-def _examined(path: Path, step: int, identity: str) -> Sealed | str:
+def _examined(path: Path, step: int, identities: Sequence[str]) -> Sealed | str:
     """Return the checkpoint, or what is wrong with it."""
     try:
         facts = json.loads((path / _MANIFEST).read_bytes())
@@ -162,7 +172,7 @@ def _examined(path: Path, step: int, identity: str) -> Sealed | str:
         return f"{_MANIFEST} is missing"
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return f"{_MANIFEST} is not as it was sealed"
-    if facts["identity"] != identity:
+    if facts["identity"] not in identities:
         return f"it is of another run, {facts['identity'][:8]}"
     return _fault_of_files(path, facts["files"]) or Sealed(path, step, facts["steps"])
 
