@@ -77,7 +77,8 @@ class Start:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
         self.saved = Checkpoints(directory / "checkpoints", [IDENTITY], self.keep)
-        log = EventLog(directory / "metrics.jsonl")
+        rank = self.trainer.args.process_index
+        log = EventLog(directory / ("metrics.jsonl" if rank == 0 else f"metrics-{rank}.jsonl"))
         if self.saved.newest() is None:
             log.path.unlink(missing_ok=True)
         self.trainer.report_to(lambda step, steps: None, log)
