@@ -68,7 +68,7 @@ class Start:
 
     trainer: Trainer
     points: Points
-    keep: int
+    keep: int | None
     directory: Path = Path()
     saved: Checkpoints = field(init=False)
 
@@ -77,7 +77,8 @@ class Start:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
         self.saved = Checkpoints(directory / "checkpoints", [IDENTITY], self.keep)
-        log = EventLog(directory / "metrics.jsonl")
+        rank = self.trainer.args.process_index
+        log = EventLog(directory / ("metrics.jsonl" if rank == 0 else f"metrics-{rank}.jsonl"))
         if self.saved.newest() is None:
             log.path.unlink(missing_ok=True)
         self.trainer.report_to(lambda step, steps: None, log)
@@ -116,7 +117,7 @@ def build(model: Path, pairs: Path, case: Case) -> Start:
     chosen = TypeAdapter(LossSettings).validate_python(case.loss)
     rows = stock.data_settings(pairs, **({"test_size": 6} | case.data))
     prepared = prepare(stock.model_settings(model, **case.model), rows, case.adapter, recipe, chosen, 0)
-    trainer = build_trainer(prepared, recipe, chosen, "base", case.engine, "first_batch", 0, Path("nowhere"))
+    trainer = build_trainer(prepared, recipe, chosen, "base", case.engine, "first_batch", 0, pairs.parent)
     settings = EvaluateSettings(points=case.points, prompts=3, max_new_tokens=4, batch_size=2)
     points = Points(trainer, prepared, settings, case.guard, 0, lambda title, text: None)
     return Start(trainer, points, recipe.checkpoints)

@@ -78,6 +78,7 @@ def test_a_run_leaves_what_the_design_lists(execute: Execute, capsys: pytest.Cap
     left = {path.name for path in directory.iterdir() if not path.name.startswith(".")}
     assert left == {
         "adapter",
+        "checkpoints",
         "config.yaml",
         "data.html",
         "data.json",

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from preftune.training.checkpoints import Checkpoints
 
-MINE, OTHER = "a" * 64, "b" * 64
+MINE, OTHER, EARLIER = "a" * 64, "b" * 64, "c" * 64
 SPOILT: dict[str, Callable[[Path], object]] = {
     "is missing": lambda file: file.unlink(),
     "is not as it was sealed (emptied)": lambda file: file.write_bytes(b""),
@@ -30,13 +30,16 @@ def fill(text: str) -> Callable[[Path], None]:
     return write
 
 
-def checkpoints(directory: Path, identity: str = MINE, keep: int = 2) -> Checkpoints:
+def checkpoints(directory: Path, identity: str = MINE, keep: int | None = 2) -> Checkpoints:
     return Checkpoints(
-        directory / "checkpoints", [identity], keep, Console(record=True, width=300, file=open(os.devnull, "w"))
+        directory / "checkpoints",
+        [identity, EARLIER],
+        keep,
+        Console(record=True, width=300, file=open(os.devnull, "w")),
     )
 
 
-def saved(directory: Path, *steps: int, identity: str = MINE, keep: int = 2) -> Checkpoints:
+def saved(directory: Path, *steps: int, identity: str = MINE, keep: int | None = 2) -> Checkpoints:
     made = checkpoints(directory, identity, keep)
     for step in steps:
         made.save(step, 40, fill(f"{identity} {step}"))
@@ -68,10 +71,10 @@ def test_where_there_is_none_nothing_is_said(tmp_path: Path) -> None:
     assert said(made) == ""
 
 
-@pytest.mark.parametrize("keep", [2, 3])
-def test_as_many_as_asked_for_are_kept_and_never_fewer_than_two(tmp_path: Path, keep: int) -> None:
+@pytest.mark.parametrize("keep", [2, 3, None])
+def test_as_many_as_asked_for_are_kept_and_never_fewer_than_two(tmp_path: Path, keep: int | None) -> None:
     saved(tmp_path, 5, 10, 15, 100, keep=keep)
-    assert kept(tmp_path) == {"step-15", "step-100"} | ({"step-10"} if keep == 3 else set())
+    assert kept(tmp_path) == {f"step-{step}" for step in [5, 10, 15, 100][-(keep or 4) :]}
     assert checkpoints(tmp_path, keep=1).keep == 2
 
 
@@ -134,6 +137,11 @@ def test_files_of_another_run_are_not_used(tmp_path: Path, name: str | None) -> 
     again = checkpoints(tmp_path / "mine")
     assert again.newest() is None
     assert ("it is of another run, bbbbbbbb" in said(again)) == (name != "optimizer.pt")
+
+
+def test_what_the_run_saved_before_an_allowed_change_is_used(tmp_path: Path) -> None:
+    saved(tmp_path, 10, identity=EARLIER)
+    assert checkpoints(tmp_path).newest() is not None
 
 
 def test_a_checkpoint_under_the_name_of_another_step_is_not_used(tmp_path: Path) -> None:

@@ -226,11 +226,12 @@ class RunDirectory:
     ) -> None:
         """Write samples.jsonl, one object a line, the ledger, which a stream has completed, and summary.json.
 
-        The summary gets `resumed`: the steps from which the run went on.
+        The summary of a run that went on gets `resumed`: the steps from which.
         """
         write_json(self.path / "ledger.json", ledger)
         replace(self.path / "samples.jsonl", b"".join(line(sample) for sample in samples))
-        write_json(self.path / "summary.json", {**summary, "resumed": self._status["resumed"]})
+        resumed = self._status.get("resumed")
+        write_json(self.path / "summary.json", {**summary, **({"resumed": resumed} if resumed else {})})
 
     def samples(self) -> list[dict[str, Any]]:
         """Return what samples.jsonl holds."""

@@ -48,10 +48,18 @@ class Checkpoints:
     """
 
     def __init__(
-        self, directory: Path, identities: Sequence[str], keep: int = _LEAST, console: Console | None = None
+        self, directory: Path, identities: Sequence[str], keep: int | None = _LEAST, console: Console | None = None
     ) -> None:
-        """Keep the newest `keep` checkpoints, at least two; `identities` are the run's, first that of this start."""
-        self.directory, self.identities, self.keep = directory, identities, max(keep, _LEAST)
+        """Look after the checkpoints of a run.
+
+        Args:
+            directory: Where they are.
+            identities: What the run is known by: first as which it saves, then as which it may have saved earlier.
+            keep: How many of the newest are kept, at least two; None keeps all.
+            console: Where to say what is found.
+        """
+        self.directory, self.identities = directory, identities
+        self.keep = keep if keep is None else max(keep, _LEAST)
         self.console = console or Console()
         self.going_on: Sealed | None = None
         self._thread = ThreadPoolExecutor(1, "sealing")
@@ -144,8 +152,8 @@ class Checkpoints:
         to_disk(self.directory)
         self._rotate(self.keep)
 
-    def _rotate(self, keep: int) -> None:
-        for step in self.steps()[:-keep]:
+    def _rotate(self, keep: int | None) -> None:
+        for step in self.steps()[:-keep] if keep else ():
             _remove(self.directory / f"step-{step}")
 
     def _set_aside(self, step: int, reason: str) -> None:

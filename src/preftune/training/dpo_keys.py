@@ -48,7 +48,7 @@ PASSED: dict[str, Any] = {
     "per_device_eval_batch_size": Count,
     "per_device_train_batch_size": Count,
     "save_steps": Count | Share,
-    "save_total_limit": Annotated[int, Field(ge=2)],  # one alone would be lost where it turns out torn
+    "save_total_limit": Annotated[int, Field(ge=2)] | None,  # one alone would be lost where it turns out torn
     "tf32": None,
     "torch_compile": None,
     "torch_compile_backend": None,

@@ -49,8 +49,8 @@ class TrainSettings(Settings):
         return self.dpo.get("per_device_train_batch_size", 8)  # type: ignore[no-any-return]
 
     @property
-    def checkpoints(self) -> int:
-        """How many checkpoints are kept while training."""
+    def checkpoints(self) -> int | None:
+        """How many checkpoints are kept while training; None for all."""
         return self.dpo.get("save_total_limit", 2)  # type: ignore[no-any-return]
 
     @property

@@ -1,0 +1,196 @@
+"""A run that is killed anywhere in a save, or at any instant, comes to the bits and the log of one that was not."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from preftune.models.settings import FullSettings
+from preftune.training.checkpoints import Checkpoints
+from tests.resuming import IDENTITY, Case, Start, assert_same, build, ended, events, forked
+
+SHORT = {"max_steps": 4, "save_steps": 2, "max_length": 128}
+CASES = {
+    "lora": Case(train=SHORT),
+    "nf4": Case(train=SHORT, model={"quantization": "nf4", "dtype": "bfloat16"}),
+    "full": Case(train=SHORT, adapter=FullSettings(name="full")),
+    "shared with kept reference": Case(train=SHORT, engine="shared"),
+}
+OPERATIONS = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate")
+INSTANTS = int(os.environ.get("PREFTUNE_KILLS", "1"))  # of each kind for each case; more of them by hand
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFTUNE_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def built(chatml_model: Path, pair_file: Path) -> Callable[[str], Start]:
+    """Return what a start of a case needs, built once: each start is a fork of it."""
+    made: dict[str, Start] = {}
+
+    def build_once(name: str) -> Start:
+        if name not in made:
+            made[name] = build(chatml_model, pair_file, CASES[name])
+        return made[name]
+
+    return build_once
+
+
+def finish(run: Start, directory: Path) -> None:
+    """Do a start to its end, and leave its weights."""
+    save_file(run.enter(directory).go().weights(), directory / "weights.safetensors")
+
+
+def kill_at(operation: int, below: Path) -> None:
+    """Kill this process at its `operation`-th file operation below a directory; an fsync is one before it is done."""
+    left = iter(range(operation, 0, -1))
+
+    def seen(event: str, arguments: tuple[Any, ...]) -> None:
+        if event in OPERATIONS and str(arguments[0]).startswith(str(below)) and next(left) == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    synced = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        seen("open", (below,))
+        synced(descriptor)
+
+    os.fsync = fsync
+    sys.addaudithook(seen)
+
+
+def write(step: int) -> Callable[[Path], None]:
+    def fill(directory: Path) -> None:
+        for name in ("weights", "optimizer"):
+            (directory / name).write_text(f"{name} {step}")
+
+    return fill
+
+
+def test_a_save_that_is_killed_at_any_file_operation_leaves_the_one_before_it_or_itself(tmp_path: Path) -> None:
+    seen = []
+    for operation in range(1, 200):
+        directory = tmp_path / f"{operation}"
+        earlier = Checkpoints(directory, [IDENTITY])
+        for step in (10, 20):
+            earlier.save(step, 40, write(step))
+        earlier.wait()
+
+        def third(directory: Path = directory, operation: int = operation) -> None:
+            kill_at(operation, directory)
+            later = Checkpoints(directory, [IDENTITY])
+            later.save(30, 40, write(30))
+            later.wait()
+
+        code = ended(forked(third))
+        left = [int(path.name.removeprefix("step-")) for path in directory.glob("step-*") if path.suffix == ""]
+        found = Checkpoints(directory, [IDENTITY]).newest()
+        assert found is not None
+        assert (found.path / "weights").read_text() == f"weights {found.step}"
+        assert not list(directory.glob("torn-*"))
+        assert len(left) >= 2
+        seen.append(found.step)
+        if code == 0:
+            break
+        assert code == -signal.SIGKILL
+    assert seen == sorted(seen)  # from some operation on it is the new one
+    assert seen.count(20) >= 10
+    assert seen.count(30) >= 4  # the names on the disk, the rotation, the end
+    assert code == 0
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_run_that_is_killed_in_a_save_or_at_any_instant_ends_in_the_same_bits(
+    tmp_path: Path, built: Callable[[str], Start], name: str
+) -> None:
+    run = built(name)
+    since = time.monotonic()
+    assert ended(forked(lambda: finish(run, tmp_path / "whole"))) == 0
+    took = time.monotonic() - since
+    draw = random.Random(f"{name} {INSTANTS}")
+    for attempt in range(2 * INSTANTS):
+        directory = tmp_path / f"{attempt}"
+
+        def killed_in_a_save(directory: Path = directory) -> None:
+            kill_at(draw.randrange(1, 120), directory / "checkpoints")
+            finish(run, directory)
+
+        killed = 0
+        while attempt % 2 and killed < 3:
+            child = forked(lambda directory=directory: finish(run, directory))
+            time.sleep(draw.uniform(0.0, took))
+            os.kill(child, signal.SIGKILL)
+            killed += ended(child) != 0
+        if attempt % 2 == 0:
+            draw.random()
+            assert ended(forked(killed_in_a_save)) in (0, -signal.SIGKILL)
+        assert ended(forked(lambda directory=directory: finish(run, directory))) == 0
+        assert_same(*(load_file(each / "weights.safetensors") for each in (tmp_path / "whole", directory)))
+        assert events(tmp_path / "whole") == events(directory)
+
+
+def spoil(file: Path, how: str) -> None:
+    content = file.read_bytes()
+    match how:
+        case "deleted":
+            file.unlink()
+        case "emptied":
+            file.write_bytes(b"")
+        case "truncated":
+            file.write_bytes(content[: len(content) // 2])
+        case "bit flipped":
+            middle = len(content) // 2
+            file.write_bytes(content[:middle] + bytes([content[middle] ^ 4]) + content[middle + 1 :])
+
+
+@pytest.mark.parametrize("how", ["deleted", "emptied", "truncated", "bit flipped", "replaced"])
+def test_a_checkpoint_with_any_file_spoilt_is_never_used(
+    tmp_path: Path, built: Callable[[str], Start], chatml_model: Path, pair_file: Path, how: str
+) -> None:
+    run, directory = built("lora"), tmp_path / "run"
+    assert ended(forked(lambda: finish(run, directory))) == 0
+    other = build(chatml_model, pair_file, Case(train=SHORT | {"learning_rate": 5e-4}))
+    assert ended(forked(lambda: finish(other, tmp_path / "other"))) == 0
+    newest = directory / "checkpoints" / "step-4"
+    names = sorted(path.name for path in newest.iterdir())
+    assert len(names) == 10
+    for name in names:
+        copy = tmp_path / name / "checkpoints"
+        shutil.copytree(directory / "checkpoints", copy)
+        foreign = tmp_path / "other" / "checkpoints" / "step-4" / name
+        if how == "replaced" and foreign.read_bytes() == (newest / name).read_bytes():
+            continue  # what is the same in both runs cannot be told apart, nor need it be
+        if how == "replaced":
+            shutil.copy(foreign, copy / "step-4" / name)
+        else:
+            spoil(copy / "step-4" / name, how)
+        found = Checkpoints(copy, [IDENTITY]).newest()
+        assert found is not None, name
+        assert found.step == 2, name
+        reason = (copy / "torn-step-4.txt").read_text()
+        assert reason.startswith(name) or name == "manifest.json"
+
+
+def test_a_run_whose_newest_checkpoint_is_spoilt_goes_on_from_the_one_before_it_to_the_same_bits(
+    tmp_path: Path, built: Callable[[str], Start]
+) -> None:
+    run, directory = built("lora"), tmp_path / "run"
+    assert ended(forked(lambda: finish(run, directory))) == 0
+    weights, logged = load_file(directory / "weights.safetensors"), events(directory)
+    spoil(directory / "checkpoints" / "step-4" / "optimizer.pt", "bit flipped")
+    assert ended(forked(lambda: finish(run, directory))) == 0
+    assert_same(weights, load_file(directory / "weights.safetensors"))
+    assert events(directory) == logged
+    facts = json.loads((directory / "checkpoints" / "step-4" / "manifest.json").read_text())
+    assert facts["identity"] == IDENTITY
