@@ -24,7 +24,7 @@ TREE = README[README.index("## The house") :]
 
 
 def test_the_readme_names_as_many_commands_as_are_tested() -> None:
-    assert len(COMMANDS) == 22
+    assert len(COMMANDS) == 23
     assert len(DASHBOARDS) == 2
     assert len(LOOKS) == 1
     assert len(COMPARISONS) == 3

@@ -72,6 +72,24 @@ def test_a_deferred_block_that_ends_without_asking_raises_at_its_end() -> None:
     assert found == ["its end"]
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_stop_whose_exception_was_lost_is_not_lost_itself() -> None:
+    class Closing:
+        def __del__(self) -> None:
+            send(signal.SIGTERM)
+
+    found = []
+
+    def body(stops: Stops) -> None:
+        Closing()  # Python says that it ignores what is raised in there
+        found.append(stops.stop())
+        with stops.deferred():
+            found.append("too far")
+
+    assert stopped(body, deferred=False) == "stopped by SIGTERM"
+    assert found == ["SIGTERM"]
+
+
 def test_what_a_block_says_of_where_it_stopped_stays() -> None:
     def body(stops: Stops) -> None:
         send(signal.SIGTERM)

@@ -40,21 +40,28 @@ def run_alone(recipe: str, directory: Path, stops: Stops, look: Callable[[], Non
     Returns:
         Its exit code; below 0 the number of the signal that killed it.
     """
+    process: BaseProcess | None = None
     with device_slot() as device:
-        context = _context()
-        resource_tracker.ensure_running()  # which would let the signals in
-        with held_back():
-            process = context.Process(target=_job, args=(recipe, str(directory), device))
-            process.start()
         try:
             with stops.deferred():
+                process = _started(recipe, directory, device)
                 _watch(process, stops, look)
         except KeyboardInterrupt:
+            if process is None:
+                raise
             if process.is_alive():
                 process.kill()
                 process.join()
                 raise
         return process.exitcode or 0
+
+
+def _started(recipe: str, directory: Path, device: str | None) -> BaseProcess:
+    process = _context().Process(target=_job, args=(recipe, str(directory), device))
+    resource_tracker.ensure_running()  # where it is not, starting the process would let the signals in
+    with held_back():
+        process.start()
+    return process
 
 
 def _watch(process: BaseProcess, stops: Stops, look: Callable[[], None]) -> None:

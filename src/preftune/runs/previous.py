@@ -36,7 +36,7 @@ class Previous:
         """Say how the earlier start ended, for the terminal."""
         if self.complete:
             return f"this run is complete: {self.step} steps"
-        ended = {"running": "was killed", "preempted": "was preempted"}.get(self.state, self.state)
+        ended = {"running": "was killed", "failed": "failed"}.get(self.state, f"was {self.state}")
         reason = f" ({self.reason})" if self.reason else ""
         steps = f"step {self.step} of {self.max_steps}" if self.max_steps else "the first step"
         return f"an earlier start of this run {ended} at {steps}{reason}"

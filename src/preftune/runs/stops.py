@@ -51,11 +51,12 @@ class Stops:
 
         Raises:
             Interrupted: At the end of the block, where it ended otherwise after a stop was asked for; at once on a
-                second Ctrl-C.
+                second Ctrl-C, or where what was raised before was lost, as Python does in a finalizer.
         """
         self._is_deferred = True
         try:
-            yield
+            if self._reason is None:
+                yield
         except RuntimeError as error:  # as torch raises it where the same signal has ended a worker of the data loader
             if self._reason is None:
                 raise
