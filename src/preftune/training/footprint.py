@@ -1,5 +1,6 @@
 """What a run will write: checkpoints, what it trained, and the reference's log-probabilities."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +47,7 @@ def plan_space(
     counted = standing(prepared.policy)
     is_adapter = isinstance(prepared.policy, PeftModel)
     optimizer = counted.parts(train.dpo.get("optim", "adamw_torch"), reference=False, adapter=is_adapter)["optimizer"]
-    kept = train.checkpoints
+    kept = train.checkpoints or _saves(train, prepared.steps.steps)
     checkpoints = (kept + 1) * (counted.trained + optimizer + _BESIDE)  # one is written before one is removed
     final = counted.trained if is_adapter else counted.trained + counted.frozen
     needs = [
@@ -72,6 +73,11 @@ def _reference(prepared: Prepared, train: TrainSettings, loss: LossSettings, ref
 def _bytes_of_pairs(rows: Dataset) -> int:
     columns = (rows.data.column(f"{name}_ids").combine_chunks() for name in ("chosen", "rejected"))
     return _A_PAIR * len(rows) + 4 * sum(int(np.diff(column.offsets.to_numpy()).sum()) for column in columns)
+
+
+def _saves(train: TrainSettings, steps: int) -> int:
+    every = train.dpo.get("save_steps", 0.1)
+    return math.ceil(steps / max(1, every if every >= 1 else math.ceil(every * steps)))
 
 
 def _size(directory: Path) -> int:
