@@ -70,7 +70,7 @@ def test_several_spikes_do_not_hide_the_next() -> None:
 
 
 def test_only_the_last_losses_are_compared_with() -> None:
-    assert found([9.0] * 30 + [1.0] * WINDOW + [8.0])[0].median == 1.0
+    assert found([9.0] * (WINDOW + 50) + [1.0] * WINDOW + [8.0])[0].median == 1.0
 
 
 def test_a_run_that_goes_on_finds_what_an_undisturbed_one_finds() -> None:

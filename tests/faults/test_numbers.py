@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from preftune.evaluating.sampling import sample_reference
 from preftune.evaluating.settings import EvaluateSettings
+from preftune.models.finite import refuse_bad_weights
 from preftune.models.policy import load_policy, save_policy
 from preftune.models.settings import FullSettings
 from preftune.models.source import ModelSource
@@ -58,9 +59,30 @@ def test_a_weight_of_the_base_is_refused_by_tensor_count_and_file(
     with pytest.raises(Refusal) as refused:
         load_policy(settings, stock.lora(), source, seed=0)
     assert str(refused.value) == (
-        f"model must name weights that are finite, got NaN or infinity in 1 tensors of {tmp_path / 'model'}: "
+        f"model must name weights that are finite, got NaN or infinity in 1 tensor of {tmp_path / 'model'}: "
         f"{WEIGHT} in two.safetensors (3 of 8,192 entries); take another copy of it: training would spread them"
     )
+
+
+@pytest.mark.parametrize(
+    ("quantization", "scale"), [("nf4", "absmax"), ("nf4", "offset"), ("nf4", "nested_absmax"), ("int8", "SCB")]
+)
+def test_a_scale_of_a_quantised_weight_is_refused(chatml_model: Path, quantization: str, scale: str) -> None:
+    settings = stock.model_settings(chatml_model, quantization=quantization, dtype="bfloat16")
+    model = load_policy(settings, stock.lora(), ModelSource(str(chatml_model), None), seed=0).get_base_model()
+    weight = model.get_submodule(WEIGHT.removesuffix(".weight")).weight
+    state = getattr(weight, "quant_state", None)
+    if scale == "absmax":  # as without double quantisation, where it is no code itself
+        state.absmax = state.absmax.float()
+    held = {
+        "absmax": lambda: state.absmax,
+        "offset": lambda: state.offset,
+        "nested_absmax": lambda: state.state2.absmax,
+        "SCB": lambda: weight.SCB,
+    }
+    held[scale]().view(-1)[0] = math.nan
+    with pytest.raises(Refusal, match=rf"in 1 tensor of here: \S*up_proj\S*\.{scale} \(1 of [\d,]+ entries\); take"):
+        refuse_bad_weights(model, "model", "here", [])
 
 
 def test_a_weight_that_outgrows_its_type_is_told_from_one_that_is_broken(tmp_path: Path) -> None:
@@ -68,7 +90,7 @@ def test_a_weight_that_outgrows_its_type_is_told_from_one_that_is_broken(tmp_pat
     load_policy(stock.model_settings(tmp_path / "model"), stock.lora(), source, seed=0)
     with pytest.raises(
         Refusal,
-        match=rf"in 1 tensors of .*: {WEIGHT} \(3 of 8,192 entries\); in its files they are finite, but too large for "
+        match=rf"in 1 tensor of .*: {WEIGHT} \(3 of 8,192 entries\); in its files they are finite, but too large for "
         "the type here: set model.dtype to float32 or bfloat16",
     ):
         load_policy(stock.model_settings(tmp_path / "model", dtype="float16"), stock.lora(), source, seed=0)
@@ -90,7 +112,7 @@ def test_a_weight_of_an_adapter_is_refused_by_tensor_count_and_file(make: Make, 
     with pytest.raises(Refusal) as refused:
         make(adapter=stock.lora(path=str(adapter)))
     assert str(refused.value).startswith(
-        f"adapter.path must name weights that are finite, got NaN or infinity in 1 tensors of {adapter}: "
+        f"adapter.path must name weights that are finite, got NaN or infinity in 1 tensor of {adapter}: "
         f"{name} in adapter_model.safetensors (1 of "
     )
 

@@ -42,7 +42,7 @@ def refuse_bad_weights(module: nn.Module, key: str, location: str, files: Sequen
     """Check the weights of a model or an adapter that was just loaded.
 
     Weights that are quantised while they are loaded are looked at in their files: a 4-bit code is always finite, and
-    a GPU leaves NaN out where it takes the largest entry of a block.
+    a GPU may leave NaN out where it takes the largest entry of a block.
 
     Args:
         module: What was loaded.
@@ -65,9 +65,9 @@ def refuse_bad_weights(module: nn.Module, key: str, location: str, files: Sequen
     remedy = "take another copy of it: training would spread them"
     if files and not in_files:
         remedy = "in its files they are finite, but too large for the type here: set model.dtype to float32 or bfloat16"
+    count = "1 tensor" if len(found) == 1 else f"{len(found)} tensors"
     raise Refusal(
-        f"{key} must name weights that are finite, got NaN or infinity in {len(found)} tensors of {location}: "
-        f"{tensors}; {remedy}"
+        f"{key} must name weights that are finite, got NaN or infinity in {count} of {location}: {tensors}; {remedy}"
     )
 
 
