@@ -2,64 +2,58 @@
 
 import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
-from safetensors.torch import load_file
-
-from tests.resuming import assert_same, events
-
-ROOT = Path(__file__).parents[2]
-SCRIPT = """
-import sys
-from pathlib import Path
+import pytest
+from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import wait_for_everyone
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+
 from preftune.refusals import Interrupted
-from tests.resuming import Case, build
-model, pairs, directory, stop = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
-run = build(model, pairs, Case(train={"max_steps": 4, "per_device_train_batch_size": 4, "save_steps": 3}))
-rank = run.trainer.args.process_index
-assert run.trainer.accelerator.num_processes == 2
-for turn in range(2):
-    if turn == rank:
-        run.enter(directory)
-    wait_for_everyone()
-# the first process alone is told to stop
-run.trainer.stop_on(lambda: "told" if rank == 0 and run.trainer.state.global_step == stop else None)
-try:
-    run.go()
-except Interrupted as stopped:
-    assert str(stopped) == "told"
-    sys.exit(9)
-save_file(run.weights(), directory / f"weights-{rank}.safetensors")
-"""
+from tests.resuming import Case, assert_same, build, ended, events, forked
+
+CASE = Case(train={"max_steps": 4, "per_device_train_batch_size": 4, "save_steps": 3}, points=1)
+STOPPED = 9
 
 
-def together(*arguments: object) -> list[int]:
-    """Run the script in two processes and return their exit codes."""
+def together(model: Path, pairs: Path, directory: Path, stop: int) -> list[int]:
+    """Train in two forked children, the first of which alone is told to stop at a step; return their exit codes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {"PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"} for rank in range(2)]
-    command = [sys.executable, "-c", SCRIPT, *map(str, arguments)]
-    started = [
-        subprocess.Popen(command, env={**os.environ, **shared, **rank, "ACCELERATE_USE_CPU": "true"}) for rank in ranks
-    ]
-    return [process.wait(300) for process in started]
+        port = str(free.getsockname()[1])
+
+    def train(rank: int) -> None:
+        here = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+        os.environ.update(here, MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+        AcceleratorState._reset_state(reset_partial_state=True)  # this process was one of its own
+        GradientState._reset_state()
+        run = build(model, pairs, CASE)
+        assert run.trainer.accelerator.num_processes == 2
+        for turn in range(2):
+            if turn == rank:
+                run.enter(directory)
+            wait_for_everyone()
+        told = "told" if rank == 0 else None
+        run.trainer.stop_on(lambda: told if run.trainer.state.global_step == stop else None)
+        try:
+            run.go()
+        except Interrupted as stopped:
+            os._exit(STOPPED if str(stopped) == "told" else 1)
+        save_file(run.weights(), directory / f"weights-{rank}.safetensors")
+
+    children = [forked(lambda rank=rank: train(rank)) for rank in range(2)]
+    return [ended(child) for child in children]
 
 
-def test_two_processes_go_on_to_the_same_bits(chatml_model: Path, pair_file: Path, tmp_path: Path) -> None:
-    assert together(chatml_model, pair_file, tmp_path / "whole", 0) == [9, 9]  # before the first step: nothing is saved
-    assert together(chatml_model, pair_file, tmp_path / "whole", -1) == [0, 0]
-    assert together(chatml_model, pair_file, tmp_path / "parts", 1) == [9, 9]
-    assert {path.name for path in (tmp_path / "parts" / "checkpoints" / "step-1").glob("*-1*")} == {
-        "standing-1.json",
-        "standing-1.safetensors",
-    }
-    assert together(chatml_model, pair_file, tmp_path / "parts", -1) == [0, 0]
+def test_two_processes_stop_together_and_go_on_to_the_same_bits(
+    chatml_model: Path, pair_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFTUNE_CACHE", str(tmp_path / "cache"))
+    assert together(chatml_model, pair_file, tmp_path / "whole", stop=-1) == [0, 0]
+    assert together(chatml_model, pair_file, tmp_path / "parts", stop=1) == [STOPPED, STOPPED]
+    of_second = {path.name for path in (tmp_path / "parts" / "checkpoints" / "step-1").glob("*[-_]1.*")}
+    assert of_second == {"rng_state_1.pth", "standing-1.json", "standing-1.safetensors"}
+    assert together(chatml_model, pair_file, tmp_path / "parts", stop=-1) == [0, 0]
     for rank in range(2):
         assert_same(*(load_file(tmp_path / run / f"weights-{rank}.safetensors") for run in ("whole", "parts")))
     assert events(tmp_path / "whole") == events(tmp_path / "parts")
