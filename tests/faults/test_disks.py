@@ -4,13 +4,16 @@ import errno
 import json
 import os
 import resource
+import shutil
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from preftune import space
 from preftune.caches import FULL
+from preftune.evaluating import points
 from preftune.refusals import Refusal, RunFailed
 from preftune.reporting import plan
 from preftune.runs import files
@@ -24,6 +27,10 @@ __all__ = ["execute"]
 
 def full(file: str | None = None) -> OSError:
     return OSError(errno.ENOSPC, "No space left on device", file)
+
+
+def read(file: Path) -> Any:
+    return json.loads(file.read_bytes())
 
 
 def while_doing_else(error: Exception) -> None:
@@ -89,6 +96,28 @@ def test_another_failure_goes_on_as_it_is(tmp_path):
         raise Refusal("as it was") from full()
 
 
+def test_a_cache_that_was_removed_is_said_in_a_sentence(tmp_path, monkeypatch):
+    monkeypatch.setenv("PREFTUNE_CACHE", str(tmp_path / "cache"))
+    said = r"/cache must stay while a run reads what is kept there, got .*No such file.*; start again"
+    for opened in (Path.read_bytes, lambda file: pa.OSFile(str(file))):
+        with pytest.raises(RunFailed, match=said), failing_plainly(tmp_path):
+            opened(tmp_path / "cache" / "pairs" / "a")
+
+
+def test_a_run_whose_cache_is_removed_while_it_runs_completes(execute: Execute, tmp_path, monkeypatch):
+    shutil.copytree(Path(os.environ["PREFTUNE_CACHE"]) / "toy", tmp_path / "cache" / "toy")
+    monkeypatch.setenv("PREFTUNE_CACHE", str(tmp_path / "cache"))
+    measure = points.Points.measure_start
+
+    def remove_first(self: points.Points) -> None:
+        assert list((tmp_path / "cache" / "reference").glob("*/*.safetensors"))
+        shutil.rmtree(tmp_path / "cache")
+        measure(self)
+
+    monkeypatch.setattr(points.Points, "measure_start", remove_first)
+    assert read(execute(*SMALL) / "status.json")["state"] == "complete"
+
+
 def test_a_command_on_a_full_disk_ends_with_a_sentence_and_exit_code_1(capsys):
     with pytest.raises(SystemExit) as ending, exits():
         raise full("report.html")
@@ -112,10 +141,6 @@ def test_a_file_limit_costs_the_new_file_and_not_the_old_one(tmp_path, limit):
     assert forked(work) == (0 if fits else 9)
     assert file.read_bytes() == (b"new" * 1365 if fits else b"old" * 10)
     assert [each.name for each in tmp_path.iterdir()] == ["summary.json"]
-
-
-def read(file: Path) -> Any:
-    return json.loads(file.read_bytes())
 
 
 def test_a_run_says_before_it_trains_that_there_is_no_room(execute: Execute, monkeypatch, tmp_path):
