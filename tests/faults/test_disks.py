@@ -13,12 +13,14 @@ import pytest
 
 from preftune import space
 from preftune.caches import FULL
+from preftune.data.loading import load_pairs
 from preftune.evaluating import points
 from preftune.refusals import Refusal, RunFailed
 from preftune.reporting import plan
 from preftune.runs import files
 from preftune.runs.exits import exits
 from preftune.space import Need, bytes_of, failing_plainly, free, refuse_short
+from tests import stock
 from tests.faults.test_caches import forked
 from tests.test_recipes import SMALL, Execute, execute
 
@@ -154,6 +156,19 @@ def test_a_run_says_before_it_trains_that_there_is_no_room(execute: Execute, mon
     assert read(directory / "status.json")["state"] == "failed"
     assert not (directory / "metrics.jsonl").exists()
     assert plan.free is not space.free
+
+
+def test_rows_that_take_more_than_is_free_are_refused_before_they_are_read(tmp_path, monkeypatch):
+    monkeypatch.setenv("PREFTUNE_CACHE", str(tmp_path / "cache"))
+    file = stock.write_pairs(tmp_path / "pairs.jsonl", stock.pairs(30))
+    monkeypatch.setattr(space, "free", lambda place: file.stat().st_size - 1)
+    with pytest.raises(
+        Refusal, match=r"^the disk of .*/cache/pairs/\w+ must have .* free, got .*: pairs of pairs.jsonl "
+    ):
+        load_pairs(stock.data_settings(file))
+    monkeypatch.undo()
+    monkeypatch.setenv("PREFTUNE_CACHE", str(tmp_path / "cache"))
+    assert len(load_pairs(stock.data_settings(file)).train)
 
 
 def test_a_plan_says_what_the_run_will_write(execute: Execute, tmp_path):
