@@ -162,9 +162,7 @@ def test_rows_that_take_more_than_is_free_are_refused_before_they_are_read(tmp_p
     monkeypatch.setenv("PREFTUNE_CACHE", str(tmp_path / "cache"))
     file = stock.write_pairs(tmp_path / "pairs.jsonl", stock.pairs(30))
     monkeypatch.setattr(space, "free", lambda place: file.stat().st_size - 1)
-    with pytest.raises(
-        Refusal, match=r"^the disk of .*/cache/pairs/\w+ must have .* free, got .*: pairs of pairs.jsonl "
-    ):
+    with pytest.raises(Refusal, match=r"^the disk of .*/pairs/\w+ must have .* free, got .*: pairs of pairs\.jsonl "):
         load_pairs(stock.data_settings(file))
     monkeypatch.undo()
     monkeypatch.setenv("PREFTUNE_CACHE", str(tmp_path / "cache"))
