@@ -110,7 +110,7 @@ def test_the_value_of_a_secret_variable_is_refused_wherever_it_stands(monkeypatc
 
 
 def test_a_short_value_of_a_secret_variable_is_no_reason_to_refuse(monkeypatch):
-    monkeypatch.setenv("DATABASE_PASSWORD", "0")
+    monkeypatch.setenv("DATABASE_PASSWORD", "sigmoid")
     assert command_line.checked(["seed=0"], ROOT / "conf")
 
 
