@@ -140,10 +140,10 @@ def test_a_run_that_is_killed_while_it_reads_leaves_a_part_that_the_next_one_cle
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    assert [name.partition(".")[2] for name in held(cache, "pairs")] == ["partial"]
+    assert [Path(name).suffix for name in held(cache, "pairs")] == [".partial"]
     prepared = load_pairs(stock.data_settings(file))
     assert len(prepared.train) + len(prepared.held_out) == 60_000
-    assert [name.partition(".")[2] for name in held(cache, "pairs")] == [""]
+    assert [Path(name).suffix for name in held(cache, "pairs")] == [""]
 
 
 def test_a_byte_flipped_in_the_middle_of_a_large_file_is_noticed(tmp_path):

@@ -75,22 +75,27 @@ def _short(group: Sequence[Need]) -> str:
 
 @contextmanager
 def failing_plainly(directory: Path) -> Iterator[None]:
-    """Say what a disk without room costs, and what to do; any other exception goes on.
+    """Say what a disk without room costs, or a cache that was removed, and what to do; other exceptions go on.
 
     Args:
         directory: The run's, whose plan says what it needs.
 
     Raises:
-        RunFailed: There was no room.
+        RunFailed: There was no room, or what was kept is gone.
     """
     try:
         yield
     except (Refusal, RunFailed):
         raise
     except Exception as error:
-        if (cause := _without_room(error)) is None:
-            raise
-        raise RunFailed(_sentence(cause, directory)) from error
+        if (cause := _without_room(error)) is not None:
+            raise RunFailed(_sentence(cause, directory)) from error
+        if isinstance(error, FileNotFoundError) and f"{cache_root()}{os.sep}" in str(error):
+            raise RunFailed(
+                f"{cache_root()} must stay while a run reads what is kept there, got {error}; start again, and what is "
+                "missing is made again"
+            ) from error
+        raise
 
 
 def _without_room(error: BaseException | None) -> BaseException | None:

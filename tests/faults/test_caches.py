@@ -220,6 +220,19 @@ def test_a_reference_whose_directory_is_removed_between_two_shards_goes_on(tmp_p
     assert len(ReferenceStore(tmp_path / "cache" / "key")) == 20
 
 
+def test_a_reference_whose_directory_is_removed_while_a_shard_is_written_goes_on(tmp_path, monkeypatch):
+    store, table, synced = ReferenceStore(tmp_path / "cache" / "key"), rows(5), os.fsync
+
+    def remove_first(descriptor: int) -> None:
+        monkeypatch.setattr(os, "fsync", synced)
+        shutil.rmtree(tmp_path / "cache")
+        synced(descriptor)
+
+    monkeypatch.setattr(os, "fsync", remove_first)
+    fill(store, table)
+    assert holds(ReferenceStore(tmp_path / "cache" / "key"), table)
+
+
 def test_a_reference_whose_directory_is_removed_before_its_lock_goes_on(tmp_path):
     store, table = ReferenceStore(tmp_path / "cache" / "key"), rows(5)
     shutil.rmtree(tmp_path / "cache")

@@ -4,18 +4,23 @@ import errno
 import json
 import os
 import resource
+import shutil
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from preftune import space
 from preftune.caches import FULL
+from preftune.data.loading import load_pairs
+from preftune.evaluating import points
 from preftune.refusals import Refusal, RunFailed
 from preftune.reporting import plan
 from preftune.runs import files
 from preftune.runs.exits import exits
 from preftune.space import Need, bytes_of, failing_plainly, free, refuse_short
+from tests import stock
 from tests.faults.test_caches import forked
 from tests.test_recipes import SMALL, Execute, execute
 
@@ -24,6 +29,10 @@ __all__ = ["execute"]
 
 def full(file: str | None = None) -> OSError:
     return OSError(errno.ENOSPC, "No space left on device", file)
+
+
+def read(file: Path) -> Any:
+    return json.loads(file.read_bytes())
 
 
 def while_doing_else(error: Exception) -> None:
@@ -89,6 +98,28 @@ def test_another_failure_goes_on_as_it_is(tmp_path):
         raise Refusal("as it was") from full()
 
 
+def test_a_cache_that_was_removed_is_said_in_a_sentence(tmp_path, monkeypatch):
+    monkeypatch.setenv("PREFTUNE_CACHE", str(tmp_path / "cache"))
+    said = r"/cache must stay while a run reads what is kept there, got .*No such file.*; start again"
+    for opened in (Path.read_bytes, lambda file: pa.OSFile(str(file))):
+        with pytest.raises(RunFailed, match=said), failing_plainly(tmp_path):
+            opened(tmp_path / "cache" / "pairs" / "a")
+
+
+def test_a_run_whose_cache_is_removed_while_it_runs_completes(execute: Execute, tmp_path, monkeypatch):
+    shutil.copytree(Path(os.environ["PREFTUNE_CACHE"]) / "toy", tmp_path / "cache" / "toy")
+    monkeypatch.setenv("PREFTUNE_CACHE", str(tmp_path / "cache"))
+    measure = points.Points.measure_start
+
+    def remove_first(self: points.Points) -> None:
+        assert list((tmp_path / "cache" / "reference").glob("*/*.safetensors"))
+        shutil.rmtree(tmp_path / "cache")
+        measure(self)
+
+    monkeypatch.setattr(points.Points, "measure_start", remove_first)
+    assert read(execute(*SMALL) / "status.json")["state"] == "complete"
+
+
 def test_a_command_on_a_full_disk_ends_with_a_sentence_and_exit_code_1(capsys):
     with pytest.raises(SystemExit) as ending, exits():
         raise full("report.html")
@@ -114,10 +145,6 @@ def test_a_file_limit_costs_the_new_file_and_not_the_old_one(tmp_path, limit):
     assert [each.name for each in tmp_path.iterdir()] == ["summary.json"]
 
 
-def read(file: Path) -> Any:
-    return json.loads(file.read_bytes())
-
-
 def test_a_run_says_before_it_trains_that_there_is_no_room(execute: Execute, monkeypatch, tmp_path):
     monkeypatch.setattr(space, "free", lambda place: 1 << 20)
     with pytest.raises(RunFailed) as failed:
@@ -129,6 +156,17 @@ def test_a_run_says_before_it_trains_that_there_is_no_room(execute: Execute, mon
     assert read(directory / "status.json")["state"] == "failed"
     assert not (directory / "metrics.jsonl").exists()
     assert plan.free is not space.free
+
+
+def test_rows_that_take_more_than_is_free_are_refused_before_they_are_read(tmp_path, monkeypatch):
+    monkeypatch.setenv("PREFTUNE_CACHE", str(tmp_path / "cache"))
+    file = stock.write_pairs(tmp_path / "pairs.jsonl", stock.pairs(30))
+    monkeypatch.setattr(space, "free", lambda place: file.stat().st_size - 1)
+    with pytest.raises(Refusal, match=r"^the disk of .*/pairs/\w+ must have .* free, got .*: pairs of pairs\.jsonl "):
+        load_pairs(stock.data_settings(file))
+    monkeypatch.undo()
+    monkeypatch.setenv("PREFTUNE_CACHE", str(tmp_path / "cache"))
+    assert len(load_pairs(stock.data_settings(file)).train)
 
 
 def test_a_plan_says_what_the_run_will_write(execute: Execute, tmp_path):

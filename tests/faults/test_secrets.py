@@ -110,7 +110,7 @@ def test_the_value_of_a_secret_variable_is_refused_wherever_it_stands(monkeypatc
 
 
 def test_a_short_value_of_a_secret_variable_is_no_reason_to_refuse(monkeypatch):
-    monkeypatch.setenv("DATABASE_PASSWORD", "0")
+    monkeypatch.setenv("DATABASE_PASSWORD", "sigmoid")
     assert command_line.checked(["seed=0"], ROOT / "conf")
 
 
@@ -137,6 +137,26 @@ def test_a_run_that_fails_with_a_secret_in_its_reason_leaves_none(tmp_path, monk
                 assert CANARIES[name].encode() not in raw, f"{name} stands in {file.name}"
             assert f"user:{CANARIES['MY_SERVICE']}@".encode() not in raw
     assert "(hidden)" in (tmp_path / "run" / "status.json").read_text()
+
+
+def test_the_telemetry_of_the_stack_is_off_unless_it_is_asked_for():
+    names = ("HF_HUB_DISABLE_TELEMETRY", "DISABLE_SAFETENSORS_CONVERSION", "WANDB_ERROR_REPORTING")
+    bare = {name: value for name, value in os.environ.items() if name not in names}
+    script = (
+        "from preftune.runs import environment; environment.settle()\n"
+        "import os; from huggingface_hub import constants\n"
+        "print(constants.HF_HUB_DISABLE_TELEMETRY, os.environ['WANDB_ERROR_REPORTING'])"
+    )
+    for asked, printed in (({}, "True false"), ({"HF_HUB_DISABLE_TELEMETRY": "0"}, "False false")):
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            env={**bare, **asked, "PYTHONPATH": str(ROOT / "src")},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=True,
+        )
+        assert done.stdout.strip() == printed
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from pathlib import Path
 from preftune import pairs as pairs_module
 from preftune.caches import cache_directory, code_hash, key_of, made_once
 from preftune.data.control import Control
+from preftune.data.files import local_source
 from preftune.data.ledger import Ledger, SplitLedger
 from preftune.data.reading import WrongRows, enter, read_into
 from preftune.data.selection import hold_out, select, without_duplicates, without_prompts_of
@@ -20,6 +21,7 @@ from preftune.data.streaming import SAMPLE, PairStream, first_prompts, prompt_ke
 from preftune.data.table import PairTable
 from preftune.pairs import PreferencePair, faults
 from preftune.refusals import Refusal
+from preftune.space import Need, refuse_short
 
 _WHAT_IS_READ = ("dialect", "columns", "score", "extras", "pairing", "pairing_gap")
 
@@ -152,6 +154,9 @@ def _store(
     directory = cache_directory("pairs") / key
 
     def read(beside: Path) -> None:
+        if source.path:  # what is kept of rows takes about as much as they do
+            files = local_source(source.path, split, f"{place}.path").files.values()
+            refuse_short([Need(f"pairs of {name}", directory, sum(file.stat().st_size for file in files))])
         chunks, control = source_chunks(source, split, place), Control(tokens, policy)
         read_into(beside, chunks, source, name, control, stop=settings.on_bad_row == "stop")
         if source.path and source_fingerprint(source, split, place) != content:

@@ -83,6 +83,7 @@ class PairStore:
         self.directory = directory
         self.facts: dict[str, Any] = json.loads((directory / _FACTS).read_text(encoding="utf-8"))
         self.starts = np.cumsum([0, *self.facts["sizes"]])
+        self._file = pa.OSFile(str(directory / _PAIRS))  # one for all: the directory may be removed while a run reads
 
     def __len__(self) -> int:
         return int(self.starts[-1])
@@ -95,7 +96,7 @@ class PairStore:
         """Return the numbers that travel with the pairs, by name, each of shape `(pairs,)`; NaN where there is none."""
         found: dict[str, Numbers] = {}
         options = pa.ipc.IpcReadOptions(included_fields=[_TEXTS.get_field_index("extras")])
-        reader = pa.ipc.open_file(pa.OSFile(str(self.directory / _PAIRS)), options=options)
+        reader = pa.ipc.open_file(self._file, options=options)
         for number, start in enumerate(self.starts[:-1]):
             batch = reader.get_batch(number).column(0)
             rows = start + np.repeat(np.arange(len(batch)), np.diff(batch.offsets.to_numpy()))
@@ -117,7 +118,7 @@ class PairStore:
     def origins(self, rows: Numbers) -> Iterator[str]:
         """Yield where the pairs at `rows`, which rise, came from; nothing else of them is read."""
         options = pa.ipc.IpcReadOptions(included_fields=[_TEXTS.get_field_index("origin")])
-        reader = pa.ipc.open_file(pa.OSFile(str(self.directory / _PAIRS)), options=options)
+        reader = pa.ipc.open_file(self._file, options=options)
         bounds = np.searchsorted(rows, self.starts)
         for number in np.flatnonzero(np.diff(bounds)).tolist():
             places = pa.array(rows[bounds[number] : bounds[number + 1]] - self.starts[number])
@@ -130,7 +131,7 @@ class PairStore:
 
     @functools.cached_property
     def _texts(self) -> Any:
-        return pa.ipc.open_file(pa.OSFile(str(self.directory / _PAIRS)))
+        return pa.ipc.open_file(self._file)
 
 
 def _records(numbers: list[tuple[Any, ...]]) -> Numbers:
