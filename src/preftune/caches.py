@@ -22,12 +22,12 @@ import platformdirs
 from filelock import FileLock
 
 from preftune.refusals import Refusal
+from preftune.seals import digest_of, sample_of, to_disk
 
 SEAL = "seal.json"
 ASIDE = ".partial"  # how the name of a directory ends that is not an entry, or no longer
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})  # no room: on the disk, in a quota, below `ulimit -f`
-_SAMPLE = 1 << 16  # bytes; a large file is known by its size and by this much of its start, middle and end
-_LARGE = 1 << 24  # bytes from which that is enough when an entry is used; `verified` reads all of it
+_LARGE = 1 << 24  # bytes from which a sample is enough when an entry is used; `verified` reads all of it
 _TRIES = 3  # times that an entry is made where its place is removed meanwhile
 _MOST = 64  # directories that are held at once: each takes a descriptor
 _HELD: dict[Path, int] = {}
@@ -162,11 +162,7 @@ def _seal(partial: Path, of: str) -> None:
     known = {file.name: _known_by(file) for file in sorted(partial.iterdir())}
     (partial / SEAL).write_text(json.dumps({"of": of, "files": known}))
     for path in (*partial.iterdir(), partial):  # so that a power cut after the rename leaves none of them empty
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        to_disk(path)
 
 
 def _put(partial: Path, directory: Path) -> None:
@@ -202,27 +198,12 @@ def _is(file: Path, known: dict[str, Any], *, whole: bool) -> bool:
     if size != known["bytes"]:
         return False
     if whole or size < _LARGE:
-        return bool(_digest(file) == known["sha256"])
-    return bool(_sample(file) == known["sample"])
+        return bool(digest_of(file) == known["sha256"])
+    return bool(sample_of(file) == known["sample"])
 
 
 def _known_by(file: Path) -> dict[str, Any]:
-    return {"bytes": file.stat().st_size, "sample": _sample(file), "sha256": _digest(file)}
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
-
-
-def _sample(file: Path) -> str:
-    size = file.stat().st_size
-    digest = hashlib.sha256()
-    with file.open("rb") as content:
-        for start in (0, size // 2, max(0, size - _SAMPLE)):
-            content.seek(start)
-            digest.update(content.read(_SAMPLE))
-    return digest.hexdigest()
+    return {"bytes": file.stat().st_size, "sample": sample_of(file), "sha256": digest_of(file)}
 
 
 @contextlib.contextmanager

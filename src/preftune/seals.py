@@ -5,21 +5,31 @@ import os
 from pathlib import Path
 from typing import Any
 
-_SAMPLE = 1 << 16  # bytes; a large file is known by its size and by this much of its start, middle and end
-_LARGE = 1 << 30  # bytes from which that has to do: to read 80 GB would take minutes
+_SAMPLE = 1 << 16  # bytes of the start, the middle and the end that make a sample
+_LARGE = 1 << 30  # bytes from which a sample has to do: to read 80 GB would take minutes
 
 
 def known_by(file: Path) -> dict[str, Any]:
     """Return what a file is known by: its size, and the SHA-256 of all of it, or of a sample where it is large."""
     size = file.stat().st_size
+    return {"bytes": size, **({"sha256": digest_of(file)} if size < _LARGE else {"sample": sample_of(file)})}
+
+
+def digest_of(file: Path) -> str:
+    """Return the SHA-256 of a file."""
     with file.open("rb") as content:
-        if size < _LARGE:
-            return {"bytes": size, "sha256": hashlib.file_digest(content, "sha256").hexdigest()}
-        digest = hashlib.sha256()
-        for start in (0, size // 2, size - _SAMPLE):
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def sample_of(file: Path) -> str:
+    """Return the SHA-256 of a file's start, middle and end."""
+    size = file.stat().st_size
+    digest = hashlib.sha256()
+    with file.open("rb") as content:
+        for start in (0, size // 2, max(0, size - _SAMPLE)):
             content.seek(start)
             digest.update(content.read(_SAMPLE))
-    return {"bytes": size, "sample": digest.hexdigest()}
+    return digest.hexdigest()
 
 
 def to_disk(path: Path) -> None:
