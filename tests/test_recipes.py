@@ -219,7 +219,7 @@ def test_the_200_real_pairs_train_a_4_bit_model(execute: Execute, demo_pairs: Pa
 
 
 def test_a_failed_run_says_why_and_so_does_its_status(execute: Execute, tmp_path: Path) -> None:
-    with pytest.raises(RunFailed, match=r"step 2 must be finite.*\nthe run failed at step 1 of 3; see runs/"):
+    with pytest.raises(RunFailed, match=r"after step 1 must be finite.*\nthe run failed at step 1 of 3; see runs/"):
         execute(*SMALL, "train.learning_rate=1e30", "train.warmup_steps=0")
     status = read(next((tmp_path / "runs").iterdir()) / "status.json")
     assert status["state"] == "failed"
