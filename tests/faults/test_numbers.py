@@ -17,6 +17,7 @@ from preftune.models.policy import load_policy, save_policy
 from preftune.models.settings import FullSettings
 from preftune.models.source import ModelSource
 from preftune.refusals import Refusal, RunFailed
+from preftune.training.checkpoints import Checkpoints
 from preftune.training.guard import last_good
 from preftune.training.trainer import PairTrainer
 from tests import stock
@@ -135,6 +136,29 @@ def test_a_gradient_names_its_rows_its_step_and_the_last_good_checkpoint(
         trainer.train()
     assert same(before, moving(trainer))
     assert trainer.state.global_step == 0
+
+
+@pytest.mark.parametrize("where", ["gradient", "weight"])
+def test_the_last_checkpoint_is_of_the_last_good_step(make: Make, tmp_path: Path, where: str) -> None:  # noqa: F811
+    trainer = make(max_steps=6, save_steps=1)
+    saved = Checkpoints(tmp_path / "checkpoints", ["mine"])
+    trainer.keep_checkpoints(saved, {})
+    parameter = next(p for p in trainer.model.parameters() if p.requires_grad)
+
+    def plant(gradient: torch.Tensor) -> torch.Tensor:
+        if trainer.state.global_step < 3:
+            return gradient
+        if where == "weight":
+            trainer.optimizer.param_groups[0]["lr"] = math.inf
+            return gradient
+        return gradient * math.nan
+
+    parameter.register_hook(plant)
+    with pytest.raises(RunFailed, match=rf"{where}.*step 4 must be finite.*is kept in \S+/checkpoints/step-3$"):
+        trainer.fit()
+    found = saved.newest()
+    assert found is not None
+    assert found.step == 3
 
 
 def test_a_run_without_a_checkpoint_names_none(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ class ResumableTraining(MeasuredTraining):
         if requested is not None:
             self.stop_on(requested)
         self._checkpoints = checkpoints
-        self.parts |= parts
+        self.parts |= {"guard": self.guard, **parts}
         if checkpoints.going_on is not None:
             self._snapshot = Snapshot.read(checkpoints.going_on.path, self.args.process_index)
             for name, part in self.parts.items():
