@@ -54,6 +54,7 @@ def test_two_processes_stop_together_and_go_on_to_the_same_bits(
     of_second = {path.name for path in (tmp_path / "parts" / "checkpoints" / "step-1").glob("*[-_]1.*")}
     assert of_second == {"rng_state_1.pth", "standing-1.json", "standing-1.safetensors"}
     assert together(chatml_model, pair_file, tmp_path / "parts", stop=-1) == [0, 0]
+    assert_same(*(load_file(tmp_path / "whole" / f"weights-{rank}.safetensors") for rank in range(2)))
     for rank in range(2):
         assert_same(*(load_file(tmp_path / run / f"weights-{rank}.safetensors") for run in ("whole", "parts")))
     assert events(tmp_path / "whole") == events(tmp_path / "parts")
