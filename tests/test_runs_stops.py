@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from preftune.refusals import Interrupted, RunFailed
+from preftune.refusals import Interrupted, Refusal, RunFailed
+from preftune.runs.exits import exits
 from preftune.runs.stops import Stops, held_back, number_of, stopping
 
 NAMES = [
@@ -192,6 +193,24 @@ def test_others_are_stopped_in_place_of_this_process_where_there_are_any(there_a
             with pytest.raises(Interrupted):
                 body(stops)
     assert reached == (["SIGTERM"] if there_are_others else [])
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (KeyboardInterrupt(), 143, "stopped by Ctrl-C\n"),
+        (Interrupted("stopped by SIGTERM at step 3"), 143, "stopped by SIGTERM at step 3\n"),
+        (RunFailed("no"), 1, "no\n"),
+        (Refusal("no"), 2, "no\n"),
+    ],
+)
+def test_each_end_has_its_code_and_sentence(
+    error: BaseException, code: int, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ending, exits():
+        raise error
+    assert ending.value.code == code
+    assert capsys.readouterr().err == told
 
 
 def test_a_signal_that_was_ignored_stays_so() -> None:
