@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: help run test lint check fix bench
+.PHONY: help run test lint check fix bench soak
 help:  ## these words
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /	/' | expand -t 10
 
@@ -25,6 +25,9 @@ fix: .venv/complete  ## mend what ruff can mend
 
 bench: .venv/installed  ## measure against stock TRL; ARGS="--rows 20000" passes options on
 	@$(BIN)/python -m recipes.benchmark data $(ARGS)
+
+soak: .venv/complete  ## an hour of random kills and restarts; ARGS="--minutes 5" for less
+	@$(BIN)/python -m tests.faults.soak $(ARGS)
 
 .venv/installed: pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv

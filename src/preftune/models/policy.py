@@ -72,16 +72,19 @@ def save_policy(policy: PreTrainedModel | PeftModel, tokenizer: Any, directory: 
     partial, old = (target.with_name(f".{target.name}.{each}") for each in ("partial", "old"))
     for leftover in (partial, old):  # of a process that was killed here
         shutil.rmtree(leftover, ignore_errors=True)
-    if isinstance(policy, PeftModel):
-        policy.save_pretrained(str(partial), selected_adapters=["default"])
-    else:
-        policy.save_pretrained(str(partial))
-    tokenizer.save_pretrained(str(partial))
-    for path in (*partial.iterdir(), partial):
-        to_disk(path)
-    if target.exists():
-        target.rename(old)
-    partial.rename(target)
+    try:
+        if isinstance(policy, PeftModel):
+            policy.save_pretrained(str(partial), selected_adapters=["default"])
+        else:
+            policy.save_pretrained(str(partial))
+        tokenizer.save_pretrained(str(partial))
+        for path in (*partial.iterdir(), partial):
+            to_disk(path)
+        if target.exists():
+            target.rename(old)
+        partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
     return target
 
