@@ -111,16 +111,14 @@ def test_a_run_stopped_twice_goes_on_twice(begin: Begin) -> None:
 
 
 def test_a_run_stopped_at_its_last_step_trains_no_further(begin: Begin) -> None:
-    for choices in ({}, {"max_steps": -1, "num_train_epochs": 2.0}):
-        whole = begin(f"whole{len(choices)}", **choices).go()
-        steps = whole.trainer.state.global_step
-        stopped_at(begin(f"parts{len(choices)}", **choices), steps)
-        for _ in range(2):
-            resumed = begin(f"parts{len(choices)}", **choices).go()
-            assert resumed.trainer.state.global_step == steps
-            assert_same(whole.weights(), resumed.weights())
-            assert whole.events() == resumed.events()
-            assert whole.trainer.totals().loss_last == resumed.trainer.totals().loss_last
+    whole = begin("whole", max_steps=5).go()  # in the middle of an epoch, where the stock loop would go on
+    stopped_at(begin("parts", max_steps=5), 5)
+    for _ in range(2):
+        resumed = begin("parts", max_steps=5).go()
+        assert resumed.trainer.state.global_step == 5
+        assert_same(whole.weights(), resumed.weights())
+        assert whole.events() == resumed.events()
+        assert whole.trainer.totals().loss_last == resumed.trainer.totals().loss_last
 
 
 def test_a_run_that_its_guard_ended_is_not_trained_on(begin: Begin) -> None:
