@@ -32,7 +32,7 @@ def test_a_log_that_is_shorter_than_at_the_checkpoint_is_refused_and_left(tmp_pa
     state = log.state()
     log.path.write_bytes(b"")
     sentence = (
-        r"metrics.jsonl must hold the 26 bytes that were logged up to the checkpoint, got 0; put it back, or remove"
+        r"metrics.jsonl must hold the 25 bytes that were logged up to the checkpoint, got 0; put it back, or remove"
     )
     with pytest.raises(Refusal, match=sentence):
         log.restore(state)
