@@ -215,6 +215,7 @@ def signed(path: Path, **changes: object) -> FileLock:
         ({"pid": 2**22 + 1}, "another process"),  # no process has it: left of one that was killed
         ({"pid": "x"}, "another process"),
     ],
+    ids=["this process", "elsewhere", "number given again", "killed", "no number"],
 )
 def test_who_holds_a_directory_is_told_from_who_was_killed_there(
     tmp_path: Path, changes: dict[str, object], who: str
