@@ -184,7 +184,7 @@ class ResumableTraining(MeasuredTraining):
         super()._maybe_log_save_evaluate(*args, **keywords)  # type: ignore[misc]
         reason = self._asked()
         if reason is not None or self.control.should_training_stop:
-            self._save(self._taken())
+            self._save()
         if reason is not None:
             raise Interrupted(reason)
 
@@ -199,7 +199,7 @@ class ResumableTraining(MeasuredTraining):
             raise
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        self._save(self._taken())
+        self._save()
 
     def _taken(self, *, evaluation_due: bool = False) -> Snapshot:
         state = self.state
@@ -211,12 +211,12 @@ class ResumableTraining(MeasuredTraining):
         facts = {"evaluation_due": evaluation_due, "ended": ended, "pass": passes}
         return Snapshot.take(self, self.parts, **facts)
 
-    def _save(self, snapshot: Snapshot) -> None:
-        """Save a checkpoint, unless there is one of this step."""
+    def _save(self, before: Snapshot | None = None) -> None:
+        """Save a checkpoint, of where the training stands or of `before`, unless there is one of this step."""
         step = self.state.global_step
         if self._checkpoints is None or self._saved_at == step:
             return
-        self._saved_at = step
+        self._saved_at, snapshot = step, before or self._taken()
         if self.args.should_save:
             self._checkpoints.save(step, self.state.max_steps, lambda directory: self._write(directory, snapshot))
         else:
