@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from preftune import caches
+from preftune import caches, seals
 from preftune.caches import cache_directory, found, made_once, remove, verified
 from preftune.refusals import Refusal
 from preftune.training.reference_store import ReferenceStore
@@ -295,7 +295,7 @@ def test_a_harmed_entry_is_not_found(tmp_path, harm):
 
 def test_a_bit_in_the_middle_of_a_large_file_is_found_by_reading_all(tmp_path, monkeypatch):
     monkeypatch.setattr(caches, "_LARGE", 1)
-    monkeypatch.setattr(caches, "_SAMPLE", 16)
+    monkeypatch.setattr(seals, "_SAMPLE", 16)
     made_once(tmp_path / "kept", write)
     raw = bytearray(FILES["texts"])
     raw[5000] ^= 1

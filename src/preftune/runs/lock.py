@@ -1,8 +1,10 @@
 """Who holds a run's directory: one process at a time, by a lock that the system frees when the process ends."""
 
+import contextlib
 import json
 import os
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from preftune.refusals import Refusal
 from preftune.runs.files import write_json
 
 _POLL = 0.5  # s between two looks whether the directory is free
+_LOOKS = 10  # in that time, at who holds it
 
 
 def hold(path: Path, waiting: Callable[[str], None] | None = None) -> FileLock:
@@ -71,13 +74,13 @@ def _refuse_strange(path: Path) -> None:
 
 def _holder(path: Path) -> str:
     """Name the process that holds the directory, unless what stands there is left of an earlier one."""
-    try:
-        holder = json.loads((path / ".holder.json").read_bytes())
-        if holder["host"] == socket.gethostname() and _began(holder["pid"]) != holder["began"]:
-            return "another process"  # that one is gone, or its number was given again
-    except (OSError, ValueError, KeyError, TypeError):
-        return "another process"  # it has only just taken the lock
-    return f"process {holder['pid']} on {holder['host']}"
+    for _ in range(_LOOKS):  # it may have only just taken the lock
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            holder = json.loads((path / ".holder.json").read_bytes())
+            if holder["host"] != socket.gethostname() or _began(holder["pid"]) == holder["began"]:
+                return f"process {holder['pid']} on {holder['host']}"
+        time.sleep(_POLL / _LOOKS)
+    return "another process"  # the one that stands there is gone, or its number was given again
 
 
 def _began(process: int) -> str | None:
