@@ -1,5 +1,6 @@
 """What stops a run on numbers that are no longer finite, before they go further, and says where they came from."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from preftune.models.finite import listed, not_finite
 from preftune.refusals import RunFailed
 
 _ROWS = 8  # that a sentence names
+_SEALING = 60.0  # s that a thread is given to seal the checkpoint of the step before
 
 
 class FiniteGuard(TrainerCallback):  # type: ignore[misc, no-any-unimported, unused-ignore]
@@ -119,6 +121,9 @@ def rows_of(rows: Sequence[str]) -> str:
 
 def last_good(directory: str) -> str:
     """Return where the newest sealed checkpoint of a run stands; nothing where it has none."""
+    until = time.monotonic() + _SEALING
+    while list(Path(directory).glob("checkpoints/step-*.partial")) and time.monotonic() < until:
+        time.sleep(0.05)
     found = [path for path in Path(directory).glob("checkpoints/step-*") if path.name[5:].isdigit()]
     if not found:
         return ""
