@@ -1,10 +1,6 @@
 """Runs that are stopped or killed and started again, on a two-layer model, with what an undisturbed one comes to."""
 
 import json
-import os
-import sys
-import traceback
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -136,27 +132,6 @@ def stopped_at(start: Start, step: int) -> str:
     except Interrupted as stopped:
         return str(stopped)
     raise AssertionError("it did not stop")
-
-
-def forked(act: Callable[[], object]) -> int:
-    """Do `act` in a forked child and return its process id."""
-    sys.stdout.flush()
-    child = os.fork()
-    if child:
-        return child
-    code = 1
-    try:
-        act()
-        code = 0
-    finally:
-        if code:
-            traceback.print_exc()
-        os._exit(code)  # the child must not go on as a second pytest
-
-
-def ended(child: int) -> int:
-    """Wait for a child and return its exit code, or less than 0 where it was killed."""
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:

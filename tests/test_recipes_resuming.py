@@ -9,7 +9,8 @@ import pytest
 from safetensors.torch import load_file
 
 from preftune.runs.directory import RunDirectory
-from tests.resuming import assert_same, ended, events, forked
+from tests.forked import code_of, forked
+from tests.resuming import assert_same, events
 from tests.test_recipes import SMALL, Execute, execute, read  # noqa: F401  a fixture
 
 TIMED = ("seconds", "pairs_per_second", "tokens_per_second", "peak_memory_bytes", "verified", "reference_computed")
@@ -29,7 +30,7 @@ def killed_at(step: int, execute: Execute, *overrides: str) -> None:  # noqa: F8
         RunDirectory.progress = progress  # type: ignore[method-assign]
         execute(*overrides)
 
-    assert ended(forked(act)) == 9
+    assert code_of(forked(act)) == 9
 
 
 def comparable(directory: Path) -> dict[str, Any]:

@@ -17,7 +17,8 @@ from safetensors.torch import load_file, save_file
 
 from preftune.models.settings import FullSettings
 from preftune.training.checkpoints import Checkpoints
-from tests.resuming import IDENTITY, Case, Start, assert_same, build, ended, events, forked
+from tests.forked import code_of, forked
+from tests.resuming import IDENTITY, Case, Start, assert_same, build, events
 
 SHORT = {"max_steps": 4, "save_steps": 2, "max_length": 128}
 CASES = {
@@ -94,7 +95,7 @@ def test_a_save_that_is_killed_at_any_file_operation_leaves_the_one_before_it_or
             later.save(30, 40, write(30))
             later.wait()
 
-        code = ended(forked(third))
+        code = code_of(forked(third))
         left = [int(path.name.removeprefix("step-")) for path in directory.glob("step-*") if path.suffix == ""]
         found = []
         while (sealed := Checkpoints(directory, [IDENTITY]).newest()) is not None:
@@ -119,7 +120,7 @@ def test_a_run_that_is_killed_in_a_save_or_at_any_instant_ends_in_the_same_bits(
 ) -> None:
     run = built(name)
     since = time.monotonic()
-    assert ended(forked(lambda: finish(run, tmp_path / "whole"))) == 0
+    assert code_of(forked(lambda: finish(run, tmp_path / "whole"))) == 0
     took = time.monotonic() - since
     draw = random.Random(f"{name} {INSTANTS}")
     for attempt in range(2 * INSTANTS):
@@ -134,11 +135,11 @@ def test_a_run_that_is_killed_in_a_save_or_at_any_instant_ends_in_the_same_bits(
             child = forked(lambda directory=directory: finish(run, directory))
             time.sleep(draw.uniform(0.0, took))
             os.kill(child, signal.SIGKILL)
-            killed += ended(child) != 0
+            killed += code_of(child) != 0
         if attempt % 2 == 0:
             draw.random()
-            assert ended(forked(killed_in_a_save)) in (0, -signal.SIGKILL)
-        assert ended(forked(lambda directory=directory: finish(run, directory))) == 0
+            assert code_of(forked(killed_in_a_save)) in (0, -signal.SIGKILL)
+        assert code_of(forked(lambda directory=directory: finish(run, directory))) == 0
         assert_same(*(load_file(each / "weights.safetensors") for each in (tmp_path / "whole", directory)))
         assert events(tmp_path / "whole") == events(directory)
 
@@ -161,9 +162,9 @@ def test_a_checkpoint_with_any_file_spoilt_is_never_used(
     tmp_path: Path, built: Callable[[str], Start], chatml_model: Path, pair_file: Path
 ) -> None:
     run, directory = built("lora"), tmp_path / "run"
-    assert ended(forked(lambda: finish(run, directory))) == 0
+    assert code_of(forked(lambda: finish(run, directory))) == 0
     other = build(chatml_model, pair_file, Case(train=SHORT | {"learning_rate": 5e-4}))
-    assert ended(forked(lambda: finish(other, tmp_path / "other"))) == 0
+    assert code_of(forked(lambda: finish(other, tmp_path / "other"))) == 0
     newest = directory / "checkpoints" / "step-4"
     names = sorted(path.name for path in newest.iterdir())
     assert len(names) == 10
@@ -189,10 +190,10 @@ def test_a_run_whose_newest_checkpoint_is_spoilt_goes_on_from_the_one_before_it_
     tmp_path: Path, built: Callable[[str], Start]
 ) -> None:
     run, directory = built("lora"), tmp_path / "run"
-    assert ended(forked(lambda: finish(run, directory))) == 0
+    assert code_of(forked(lambda: finish(run, directory))) == 0
     weights, logged = load_file(directory / "weights.safetensors"), events(directory)
     spoil(directory / "checkpoints" / "step-4" / "optimizer.pt", "bit flipped")
-    assert ended(forked(lambda: finish(run, directory))) == 0
+    assert code_of(forked(lambda: finish(run, directory))) == 0
     assert_same(weights, load_file(directory / "weights.safetensors"))
     assert events(directory) == logged
     facts = json.loads((directory / "checkpoints" / "step-4" / "manifest.json").read_text())

@@ -10,7 +10,8 @@ from accelerate.utils import wait_for_everyone
 from safetensors.torch import load_file, save_file
 
 from preftune.refusals import Interrupted
-from tests.resuming import Case, assert_same, build, ended, events, forked
+from tests.forked import code_of, forked
+from tests.resuming import Case, assert_same, build, events
 
 CASE = Case(train={"max_steps": 4, "per_device_train_batch_size": 4, "save_steps": 3}, points=1)
 STOPPED = 9
@@ -42,7 +43,7 @@ def together(model: Path, pairs: Path, directory: Path, stop: int) -> list[int]:
         save_file(run.weights(), directory / f"weights-{rank}.safetensors")
 
     children = [forked(lambda rank=rank: train(rank)) for rank in range(2)]
-    return [ended(child) for child in children]
+    return [code_of(child) for child in children]
 
 
 def test_two_processes_stop_together_and_go_on_to_the_same_bits(
