@@ -1,6 +1,5 @@
 """Runs that are stopped or killed and started again, on a two-layer model, with what an undisturbed one comes to."""
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,11 +19,10 @@ from preftune.training.methods import Trainer, build_trainer
 from preftune.training.preparation import prepare
 from preftune.training.settings import TrainSettings
 from tests import stock
+from tests.logged import events
 from tests.point_runs import SIGMOID, TRAIN, guard
 
 IDENTITY = "0123456789abcdef" * 4
-# What is measured of the machine, and not of the training.
-OF_THE_MACHINE = ("speed/", "memory/", "_runtime", "_per_second", "_preparation_time")
 
 
 @dataclass(frozen=True)
@@ -96,15 +94,6 @@ class Start:
     def events(self) -> list[dict[str, Any]]:
         """Return what was logged, but for what is measured of the machine."""
         return events(self.directory)
-
-
-def events(directory: Path) -> list[dict[str, Any]]:
-    """Return what a run logged, but for what is measured of the machine."""
-    lines = (directory / "metrics.jsonl").read_text().splitlines()
-    return [
-        {name: value for name, value in json.loads(line).items() if not any(each in name for each in OF_THE_MACHINE)}
-        for line in lines
-    ]
 
 
 def build(model: Path, pairs: Path, case: Case) -> Start:

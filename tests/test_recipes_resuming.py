@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 
 from preftune.runs.directory import RunDirectory
 from tests.forked import code_of, forked
-from tests.resuming import assert_same, events
+from tests.logged import events
+from tests.resuming import assert_same
 from tests.test_recipes import SMALL, Execute, execute, read  # noqa: F401  a fixture
 
 TIMED = ("seconds", "pairs_per_second", "tokens_per_second", "peak_memory_bytes", "verified", "reference_computed")

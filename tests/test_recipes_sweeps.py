@@ -1,6 +1,5 @@
 """Sweeps from the command line: what they leave, what a second start does, and jobs that fail."""
 
-import json
 import os
 import signal
 import time
@@ -9,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.logged import events
 from tests.test_recipes import SMALL, command, read
 from tests.wandb_files import artifacts, history, offline_runs, seen_on_disk, started, tables
 
@@ -33,8 +33,6 @@ def moody(logps, *, beta: float, mode: str):
 MODES = ("crash", "kill", "memory")
 FAILING = ("-m", "loss.name=moody.moody", "loss.params.beta=0.1", "loss.params.mode=fine,crash,kill,memory", *SMALL)
 LONG = (*SMALL, "train.max_steps=100000")
-# What says how long something took or how much it held, and so differs from start to start.
-OF_THE_MACHINE = ("speed/", "memory/", "runtime", "per_second", "_time")
 
 
 @pytest.fixture(autouse=True)
@@ -56,12 +54,6 @@ def sweep(*arguments: str, cwd: Path) -> tuple[int, str, str]:
 def record(directory: Path) -> dict[str, Any]:
     (file,) = (directory / "sweeps").glob("*/sweep.json")
     return read(file)
-
-
-def metrics(directory: Path) -> list[str]:
-    lines = (directory / "metrics.jsonl").read_text().splitlines()
-    events = [json.loads(line) for line in lines]
-    return [repr({k: v for k, v in event.items() if not any(name in k for name in OF_THE_MACHINE)}) for event in events]
 
 
 def first_job_at_step(directory: Path, step: int) -> Path:
@@ -139,8 +131,8 @@ def test_five_betas_share_a_reference_and_a_group_and_each_leaves_the_bits_of_it
     assert code == 0, errors
     weights = "adapter/adapter_model.safetensors"
     assert (jobs[2] / weights).read_bytes() == (tmp_path / "solo" / weights).read_bytes()
-    assert metrics(jobs[2]) == metrics(tmp_path / "solo")
-    assert len(metrics(jobs[2])) > 3
+    assert events(jobs[2]) == events(tmp_path / "solo")
+    assert len(events(jobs[2])) > 3
 
 
 def test_the_first_failure_keeps_the_rest_from_running_where_that_is_asked(tmp_path: Path) -> None:

@@ -27,6 +27,8 @@ from typing import Any
 
 import yaml
 
+from tests.logged import events
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 STARTS = 12  # of one run, after which it counts as lost
 PATIENCE = 600.0  # s that a start may take
@@ -51,8 +53,6 @@ CASES: dict[str, tuple[str, ...]] = {
     "running mean": ("loss=beta_dpo",),
     "kto": ("method=kto", "loss=kto"),
 }
-# What is measured of the machine, and not of the training.
-OF_THE_MACHINE = ("speed/", "memory/", "_runtime", "_per_second", "_preparation_time", "seconds")
 
 Damage = Callable[[Path, random.Random], None]
 
@@ -108,20 +108,15 @@ def left_by(run: Path) -> dict[str, Any] | None:
         if json.loads((run / "status.json").read_bytes())["state"] != "complete":
             return None
         (weights,) = [*run.glob("adapter/*.safetensors"), *run.glob("model/*.safetensors")]
-        events = [_of_the_training(json.loads(line)) for line in (run / "metrics.jsonl").read_bytes().splitlines()]
         summary = json.loads((run / "summary.json").read_bytes())
         return {
             "weights": hashlib.sha256(weights.read_bytes()).hexdigest(),
-            "events": repr(events),
+            "events": repr(events(run)),
             "answers": (run / "samples.jsonl").read_bytes(),
-            "eval": repr(_of_the_training(summary["eval"])),
+            "eval": repr(summary["eval"]),
         }
     except (OSError, ValueError, KeyError):
         return None
-
-
-def _of_the_training(event: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in event.items() if not any(each in name for each in OF_THE_MACHINE)}
 
 
 def _undisturbed(name: str, directory: Path) -> tuple[dict[str, Any], float]:

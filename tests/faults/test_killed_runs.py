@@ -18,7 +18,8 @@ from safetensors.torch import load_file, save_file
 from preftune.models.settings import FullSettings
 from preftune.training.checkpoints import Checkpoints
 from tests.forked import code_of, forked
-from tests.resuming import IDENTITY, Case, Start, assert_same, build, events
+from tests.logged import events
+from tests.resuming import IDENTITY, Case, Start, assert_same, build
 
 SHORT = {"max_steps": 4, "save_steps": 2, "max_length": 128}
 CASES = {

@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from preftune.refusals import Interrupted
 from tests.forked import code_of, forked
-from tests.resuming import Case, assert_same, build, events
+from tests.logged import events
+from tests.resuming import Case, assert_same, build
 
 CASE = Case(train={"max_steps": 4, "per_device_train_batch_size": 4, "save_steps": 3}, points=1)
 STOPPED = 9

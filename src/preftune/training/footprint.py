@@ -76,7 +76,7 @@ def _bytes_of_pairs(rows: Dataset) -> int:
 
 
 def _saves(train: TrainSettings, steps: int) -> int:
-    every: float = train.dpo.get("save_steps", 0.1)
+    every: float = train.dpo.get("save_steps", 500)  # DPOConfig's own
     return math.ceil(steps / max(1, every if every >= 1 else math.ceil(every * steps)))
 
 
