@@ -43,6 +43,7 @@ def guard(*stop_on: str, **changes: float) -> GuardSettings:
         "saturated_loss": 0.05,
         "learned": 0.02,
         "spike": 10.0,
+        "rollback": 0,
         "stop_on": list(stop_on),
     }
     return GuardSettings.model_validate(fields | changes)

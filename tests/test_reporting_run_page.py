@@ -112,6 +112,17 @@ def test_the_states_of_a_run_are_told_in_their_order(run: Path) -> None:
     assert shown.index("step 0: not_learning") < shown.index("step 20: healthy")
 
 
+def test_steps_that_stood_out_are_told_with_their_rows(run: Path) -> None:
+    assert "Steps" not in text(run)
+    spike = {"step": 31, "loss": 3.21987, "median": 0.5, "deviations": 40.0, "rows": ["a.jsonl:7", "a.jsonl:<9>"]}
+    left_out = [{"step": 33, "what": "gradient", "rows": ["a.jsonl:8"]}, {"step": 40, "what": "weights", "rows": None}]
+    sweeps.change(run / "summary.json", spikes=[spike], left_out=left_out)
+    shown = text(run)
+    assert "Steps whose loss jumpedstep 31: 3.22, median before it 0.5; a.jsonl:7, a.jsonl:<9>" in shown
+    assert "Steps that were left outstep 33: gradient; a.jsonl:8step 40: weights" in shown
+    assert "<9>" not in run_page(run)
+
+
 def test_sources_are_told_where_there_are_several(run: Path) -> None:
     assert "By source" not in text(run)
     found = {"accuracy": 0.75, "margin": 3.0, "pairs": 1200}

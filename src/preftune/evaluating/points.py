@@ -17,6 +17,7 @@ from preftune.evaluating.settings import EvaluateSettings
 from preftune.reporting.held_out import eval_map
 from preftune.reporting.settings import GuardSettings
 from preftune.reporting.verdict import Entered, Verdict, Watch
+from preftune.training.bad_steps import BadStep
 from preftune.training.methods import Trainer
 from preftune.training.preparation import Prepared
 from preftune.training.spikes import Spikes
@@ -81,12 +82,16 @@ class Points(TrainerCallback):  # type: ignore[misc, no-any-unimported, unused-i
             guard: How the run is judged.
             seed: Of the sampling.
             alert: Told the title and the text of a state that the run comes into.
+
+        Raises:
+            Refusal: The guard would have several processes go back.
         """
         self.trainer, self.prepared, self.settings, self.guard = trainer, prepared, settings, guard
         self.sampler = Sampler(trainer, prepared, settings, seed)
         self.alert = alert
         self.spikes = Spikes(guard.spike)
         self._due = self._goes_on = False
+        trainer.allow_rollbacks(guard.rollback, self._tell)
         trainer.add_callback(self)
 
     @property
@@ -109,11 +114,13 @@ class Points(TrainerCallback):  # type: ignore[misc, no-any-unimported, unused-i
         self._judge(final=True)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Look at the step's loss, and ask for an evaluation where a point is due."""
-        spike = self.spikes.see(state.global_step, self.trainer.loss_of_step(), self.trainer.costs_of_step)
-        if spike is not None:
-            self._tell(f"loss spike at step {spike.step}", spike.sentence())
-            control.should_training_stop |= self.watch.stops(spike.step, "spike")
+        """Look at the step's loss, and ask for an evaluation where a point is due.
+
+        Raises:
+            BadStep: The loss jumped, which the guard stops on, and the training may go back.
+        """
+        if not self.trainer.rollback.leaves_out(state.global_step):
+            control.should_training_stop |= self._stops_on_spike(state.global_step)
         if state.global_step in inner_steps(state.max_steps, self.settings.points):
             self._due = control.should_evaluate = True
 
@@ -154,6 +161,15 @@ class Points(TrainerCallback):  # type: ignore[misc, no-any-unimported, unused-i
         self.spikes.restore(state["spikes"])
         self.sampler.restore(state["reference"])
         self._due, self._goes_on = state["due"], True
+
+    def _stops_on_spike(self, step: int) -> bool:
+        spike = self.spikes.see(step, self.trainer.loss_of_step(), self.trainer.costs_of_step)
+        if spike is None:
+            return False
+        if "spike" in self.guard.stop_on and self.trainer.rollback.may_go_back:
+            raise BadStep(spike.sentence(), step, "spike", [row for _, row in spike.rows])
+        self._tell(f"loss spike at step {step}", spike.sentence())
+        return self.watch.stops(step, "spike")
 
     def _evaluate(self) -> None:
         self._due = True

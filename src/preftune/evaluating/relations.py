@@ -22,6 +22,15 @@ def _a_spike_is_looked_for(guard: GuardSettings) -> str | None:
     return None
 
 
+def _overflow_is_no_bad_step(guard: GuardSettings, train: TrainSettings) -> str | None:
+    if guard.rollback and train.dpo.get("fp16"):
+        return (
+            f"guard.rollback must be 0 where train.fp16 is true, got {guard.rollback}: there an infinite gradient is "
+            "skipped by the scaler; train.bf16=true has no scaler"
+        )
+    return None
+
+
 def _evaluation_moves_no_schedule(evaluate: EvaluateSettings, train: TrainSettings) -> str | None:
     schedule = train.dpo.get("lr_scheduler_type")
     if schedule in ("reduce_lr_on_plateau", "greedy") and evaluate.points > 1:
@@ -35,6 +44,7 @@ def _evaluation_moves_no_schedule(evaluate: EvaluateSettings, train: TrainSettin
 OF_EVALUATION: tuple[Callable[..., str | None], ...] = (
     _a_guard_has_points_to_stop_at,
     _a_spike_is_looked_for,
+    _overflow_is_no_bad_step,
     _evaluation_moves_no_schedule,
 )
 """Each takes settings by name and returns what is wrong with them, if anything is."""

@@ -89,17 +89,35 @@ _WITHOUT_REASON = {
 
 
 def _history(run: RunFiles) -> str:
-    """Return the states that the run went through, where there is more than the last."""
-    states = run.summary.get("verdicts")
-    entries = [mapping(state) for state in states] if isinstance(states, list) else []
-    if len(entries) < 2:
-        return ""
-    items = "".join(
-        f'<li>step {safe(text_at(entry, "step"))}: <span class="word">{safe(text_at(entry, "word"))}</span> '
-        f"{safe(text_at(entry, 'sentence'))}</li>"
-        for entry in entries
-    )
-    return f'<details class="more"><summary>States over the run</summary><ul>{items}</ul></details>'
+    """Return the states that the run went through, where there is more than the last, and the steps that stood out."""
+    states = _entries(run, "verdicts")
+    told = {
+        "States over the run": states if len(states) > 1 else [],
+        "Steps whose loss jumped": _entries(run, "spikes"),
+        "Steps that were left out": _entries(run, "left_out"),
+    }
+    return "".join(_steps(title, entries) for title, entries in told.items() if entries)
+
+
+def _entries(run: RunFiles, name: str) -> list[Mapping[str, Any]]:
+    found = run.summary.get(name)
+    return [mapping(entry) for entry in found] if isinstance(found, list) else []
+
+
+def _steps(title: str, entries: Sequence[Mapping[str, Any]]) -> str:
+    items = "".join(f"<li>step {safe(text_at(entry, 'step'))}: {_said(entry)}</li>" for entry in entries)
+    return f'<details class="more"><summary>{title}</summary><ul>{items}</ul></details>'
+
+
+def _said(entry: Mapping[str, Any]) -> str:
+    """Return what is told of a step: of a state its word and sentence, of others what stood out, and their rows."""
+    if "word" in entry:
+        return f'<span class="word">{safe(text_at(entry, "word"))}</span> {safe(text_at(entry, "sentence"))}'
+    loss, middle = number_at(entry, "loss"), number_at(entry, "median")
+    what = text_at(entry, "what") if loss is None or middle is None else f"{loss:.4g}, median before it {middle:.4g}"
+    rows = entry.get("rows")
+    named = ", ".join(str(row) for row in rows) if isinstance(rows, list) else ""
+    return safe(f"{what}; {named}" if named else what)
 
 
 def _results(run: RunFiles) -> Iterator[str]:

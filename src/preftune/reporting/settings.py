@@ -21,6 +21,9 @@ class GuardSettings(Settings):
         learned: Rise of the accuracy over one half, in [0, 0.5), below which nothing was learned.
         spike: How many deviations a step's loss may lie above the median of the steps before it, at least 1; beyond
             that it is a spike. None looks for none.
+        rollback: How many batches may be left out of the training, at least 0: where a step's loss or gradient, or the
+            weights after it, are NaN or infinite, or its loss is a spike that `stop_on` names, it goes back to the
+            newest checkpoint and on without that batch.
         stop_on: States in which training stops at the evaluation point that finds them. `not_learning` is judged at
             the end alone; at a `spike` training stops after its step.
     """
@@ -31,4 +34,5 @@ class GuardSettings(Settings):
     saturated_loss: Annotated[float, Field(gt=0)]
     learned: Annotated[float, Field(ge=0, lt=0.5)]
     spike: Annotated[float, Field(ge=1)] | None
+    rollback: Annotated[int, Field(ge=0)]
     stop_on: list[Literal["displaced", "collapsed", "saturated", "spike"]]

@@ -1,6 +1,7 @@
 """summary.json: what a run came to, by the names that a sweep and a script read."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from preftune.evaluating.points import Points
@@ -46,6 +47,7 @@ def summarise(
         "engine": totals.engine,
         "verified": None if verified is None else _with_cost(verified, training, totals.steps),
         "verdict": points.watch.final(points.trainer.state.max_steps).to_json(),
+        "left_out": [asdict(left) for left in points.trainer.rollback.left_out],
         "spikes": [spike.to_json() for spike in points.spikes.found],
         "verdicts": [entered.to_json() for entered in points.watch.entered],
     }

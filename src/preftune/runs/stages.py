@@ -38,5 +38,10 @@ class Stages:
         return self.seconds | {n: self.seconds.get(n, 0.0) + now - since for n, since in self._entered.items()}
 
     def restore(self, state: Mapping[str, float]) -> None:
-        """Count on from those of an earlier start, beside what was measured in this one."""
+        """Count on from those of an earlier start, beside what was measured in this one.
+
+        Within a stage nothing changes: a training that goes back has spent its time all the same.
+        """
+        if self._entered:
+            return
         self.seconds = {name: self.seconds.get(name, 0.0) + state.get(name, 0.0) for name in {**self.seconds, **state}}

@@ -114,6 +114,10 @@ class ProgressBars(TrainerCallback):  # type: ignore[misc, no-any-unimported, un
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Leave the bar of the steps as it stands."""
+        self.stop()
+
+    def stop(self) -> None:
+        """Leave the bar of the steps as it stands, also where the training did not end."""
         if self.training:
             self.training.stop()
             self.training = None

@@ -14,11 +14,11 @@ from rich.text import Text
 from torch import Tensor, nn
 
 from preftune.training import verification
-from preftune.training.resumable import ResumableTraining
+from preftune.training.rollback import RollbackTraining
 from preftune.training.sides import dropout_is_live
 
 
-class CheckedTraining(ResumableTraining):
+class CheckedTraining(RollbackTraining):
     """The check around the stock training step; stands before a trainer of TRL among the bases of a class.
 
     The class gives `_score_apart`, which scores a batch without a trace in its counts, and `_scratch_side`; it calls
@@ -58,6 +58,8 @@ class CheckedTraining(ResumableTraining):
         Raises:
             RunFailed: The check found a difference.
         """
+        if self.leaves_out_step():
+            return self.nothing_trained()
         step = self.state.global_step
         is_first = step != self._step_under_way
         self._step_under_way = step

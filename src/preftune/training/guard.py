@@ -10,6 +10,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from preftune.models.finite import listed, not_finite
 from preftune.refusals import RunFailed
+from preftune.training.bad_steps import BadStep
 
 _ROWS = 8  # that a sentence names
 _SEALING = 60.0  # s that a thread is given to seal the checkpoint of the step before
@@ -45,32 +46,34 @@ class FiniteGuard(TrainerCallback):  # type: ignore[misc, no-any-unimported, unu
         """Check every gradient of the model.
 
         Raises:
-            RunFailed: One is NaN or infinite.
+            BadStep: One is NaN or infinite.
         """
         gradients = [p.grad for p in kwargs["model"].parameters() if p.grad is not None]
         if bool(torch.isfinite(torch.nn.utils.get_total_norm(gradients))):
             return
         if self.scale() <= 1:
-            rows, directory = self.rows_of_step(), str(args.output_dir)
-            raise RunFailed(not_finite_sentence("gradient", state.global_step, rows, directory, training=True))
+            rows, step = self.rows_of_step(), state.global_step
+            sentence = not_finite_sentence("gradient", step, rows, str(args.output_dir), training=True)
+            raise BadStep(sentence, step + 1, "gradient", rows)
         self.skipped += 1
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Check every weight that trains.
 
         Raises:
-            RunFailed: One is NaN or infinite.
+            BadStep: One is NaN or infinite.
         """
         weights = [(name, p) for name, p in kwargs["model"].named_parameters() if p.requires_grad]
         if bool(torch.isfinite(torch.nn.utils.get_total_norm([weight for _, weight in weights]))):
             return
         if found := not_finite(weights):  # a norm may outgrow its type where no weight does
             tensors = listed(f"{name} ({count})" for name, count in found.items())
-            raise RunFailed(
-                f"the weights after step {state.global_step} must be finite, got NaN or infinity in {tensors}; "
-                f"they are not saved. {rows_of(self.rows_of_step())}. Lower train.learning_rate"
-                f"{last_good(str(args.output_dir))}"
+            rows, step = self.rows_of_step(), state.global_step
+            sentence = (
+                f"the weights after step {step} must be finite, got NaN or infinity in {tensors}; they are not saved. "
+                f"{rows_of(rows)}. Lower train.learning_rate{last_good(str(args.output_dir))}"
             )
+            raise BadStep(sentence, step, "weights", rows)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -170,7 +170,7 @@ class AnswerTrainer(CheckedTraining, KTOTrainer):
 
     def _before_update(self, logps: AnswerLogps, losses: Tensor, inputs: dict[str, Tensor]) -> None:
         self.count(losses, logps.logratio(), inputs)
-        if self.state.global_step == 0 and self.starts_at_reference:
+        if self.state.global_step == self.rollback.first and self.starts_at_reference:
             kto_verification.check_first_step(logps, self.cost, self.precision)
         self.keep_trained(logps)
         self.answers_seen += len(losses)

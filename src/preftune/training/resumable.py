@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from preftune.refusals import Interrupted
-from preftune.training.checkpoints import Checkpoints
+from preftune.training.checkpoints import Checkpoints, Sealed
 from preftune.training.measured import MeasuredTraining
 from preftune.training.preparation import Prepared
 from preftune.training.snapshot import Part, Snapshot
@@ -77,11 +77,9 @@ class ResumableTraining(MeasuredTraining):
         if requested is not None:
             self.stop_on(requested)
         self._checkpoints = checkpoints
-        self.parts |= {"guard": self.guard, **parts}
+        self.parts |= {"guard": self.guard, "rollback": self.rollback, **parts}
         if checkpoints.going_on is not None:
-            self._snapshot = Snapshot.read(checkpoints.going_on.path, self.args.process_index)
-            for name, part in self.parts.items():
-                part.restore(self._snapshot.parts[name])
+            self.stand_at(checkpoints.going_on)
 
     def fit(self) -> None:
         """Train, from the start or from the checkpoint that there is, until the last checkpoint is sealed.
@@ -99,6 +97,12 @@ class ResumableTraining(MeasuredTraining):
         finally:
             if self._checkpoints is not None:
                 self._checkpoints.wait()
+
+    def stand_at(self, checkpoint: Sealed) -> None:
+        """Let the next `fit` go on from a checkpoint, and all parts stand where they stood then."""
+        self._snapshot = Snapshot.read(checkpoint.path, self.args.process_index)
+        for name, part in self.parts.items():
+            part.restore(self._snapshot.parts[name])
 
     def give_up_if_asked(self) -> None:
         """Raise where the run is to stop: for between the parts of what can be done again.

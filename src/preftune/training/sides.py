@@ -13,6 +13,7 @@ from transformers import PrinterCallback
 from preftune.engine.shared import causal_model, logits_of
 from preftune.refusals import RunFailed
 from preftune.training import metrics
+from preftune.training.bad_steps import BadStep, Rollback
 from preftune.training.callbacks import OnStep, ProgressBars, Reporter, Sink
 from preftune.training.engines import Engine
 from preftune.training.guard import FiniteGuard, not_finite_sentence
@@ -30,6 +31,9 @@ class Sides:
 
     Attributes:
         engine: What computes the log-probabilities.
+        guard: Stops the training on numbers that are not finite.
+        rollback: How often the training may go back from such a step.
+        bars: Show how far it is.
         pairs: What is trained on and evaluated, by split, to tell where a row came from.
         first_losses: Costs of the first step.
         pairs_seen: Pairs trained on, each as often as it came.
@@ -84,7 +88,9 @@ class Sides:
         self.remove_callback(PrinterCallback)
         self.guard = FiniteGuard(lambda: self._origins("train", self._rows_of_step), self.loss_scale)
         self.add_callback(self.guard)
-        self.add_callback(ProgressBars(self.console))
+        self.rollback = Rollback()
+        self.bars = ProgressBars(self.console)
+        self.add_callback(self.bars)
 
     def count(self, losses: Tensor, log_ratios: Tensor, inputs: dict[str, Tensor]) -> None:
         """Take note of a micro-batch before its update.
@@ -95,7 +101,7 @@ class Sides:
             inputs: The micro-batch.
 
         Raises:
-            RunFailed: A loss or a log-ratio is not finite.
+            BadStep: A loss or a log-ratio is not finite.
         """
         step = self.state.global_step
         if step != self._step_of_losses:
@@ -103,7 +109,7 @@ class Sides:
         self._rows_of_step += inputs["row"].tolist()
         self.refuse_not_finite(losses, log_ratios, inputs, "train")
         self._losses_of_step.append(losses)
-        if step == 0:
+        if step == self.rollback.first:
             self.first_losses.append(losses)
         self.tokens_seen += int(inputs["attention_mask"].sum())
 
@@ -195,13 +201,19 @@ class Sides:
         return sorted(zip(costs, self._origins("train", self._rows_of_step), strict=True), key=lambda row: -row[0])
 
     def refuse_not_finite(self, losses: Tensor, log_ratios: Tensor, inputs: dict[str, Tensor], split: str) -> None:
-        """Raise RunFailed where a loss is not finite, or what it comes from: a log-ratio of -inf may cost 0."""
+        """Refuse a loss that is not finite, or what it comes from: a log-ratio of -inf may cost 0.
+
+        Raises:
+            BadStep: One is not, of a step.
+            RunFailed: One is not, of an evaluation.
+        """
         for what, values in (("loss", losses), ("log-ratio", log_ratios)):
             bad = ~torch.isfinite(values)
             if bool(bad.any()):
                 rows = self._origins(split, inputs["row"][bad].tolist())
-                step, directory = self.state.global_step, self.args.output_dir
-                raise RunFailed(not_finite_sentence(what, step, rows, directory, training=split == "train"))
+                step, training = self.state.global_step, split == "train"
+                sentence = not_finite_sentence(what, step, rows, self.args.output_dir, training=training)
+                raise BadStep(sentence, step + 1, what, rows) if training else RunFailed(sentence)
 
     def _origins(self, split: str, places: list[int]) -> list[str]:
         return [self.pairs[split].origin(place) for place in places]

@@ -66,8 +66,8 @@ class Snapshot:
     @classmethod
     def take(cls, trainer: Any, parts: Mapping[str, Part], **facts: Any) -> Self:
         """Take down where `trainer` and `parts` stand, with further `facts`."""
-        tensors = {"tr_loss": trainer._tr_loss.clone(), "losses_of_step": torch.cat(trainer._losses_of_step)}
-        tensors["first_losses"] = torch.cat(trainer.first_losses)
+        tensors = {"tr_loss": trainer._tr_loss.clone(), "losses_of_step": _joined(trainer._losses_of_step)}
+        tensors["first_losses"] = _joined(trainer.first_losses)
         if trainer._trained:
             record = type(trainer._trained[0]).concatenate(trainer._trained)
             fields = {name: getattr(record, name) for name in record.__slots__}
@@ -95,6 +95,7 @@ class Snapshot:
         fields = {name.removeprefix(_TRAINED): value for name, value in tensors.items() if name.startswith(_TRAINED)}
         record: Any = AnswerLogps if "desirable" in fields else PairLogps
         trainer._trained = [record(**fields)] if fields else []
+        trainer._metrics["train"].clear()
         trainer._metrics["train"].update(self.facts["metrics"])
         trainer._running_since = trainer._clock() - self.facts["seconds_since_event"]
         trainer.training_since = time.time() - self.facts["seconds_trained"]
@@ -113,6 +114,10 @@ class Snapshot:
         """Read what `write` wrote."""
         numbers, tensors = _files(directory, rank)
         return cls(tensors=load_file(tensors), **json.loads(numbers.read_text(encoding="utf-8")))
+
+
+def _joined(losses: list[Tensor]) -> Tensor:
+    return torch.cat(losses) if losses else torch.empty(0)  # nothing was trained on yet
 
 
 def _files(directory: Path, rank: int) -> tuple[Path, Path]:

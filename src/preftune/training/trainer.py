@@ -140,6 +140,8 @@ class PairTrainer(ReferencedTraining, DPOTrainer):
 
         The gradient is that of the mean over all of the step's pairs, whatever micro-batches they fall into.
         """
+        if self.leaves_out_step():
+            return self.nothing_trained()
         batch = self._prepare_inputs(inputs)
         pairs = len(batch["row"])
         parts = self.engine.parts(batch, self.micro_batch, self.tokens_per_batch)
@@ -246,7 +248,7 @@ class PairTrainer(ReferencedTraining, DPOTrainer):
 
     def _before_update(self, logps: PairLogps, losses: Tensor, inputs: dict[str, Tensor]) -> None:
         self.count(losses, logps.margin(), inputs)
-        if self.state.global_step == 0 and self.starts_at_reference:
+        if self.state.global_step == self.rollback.first and self.starts_at_reference:
             verification.check_first_step(logps, self.objective, self.precision)
         self.objective.observe(logps)
         self.pairs_seen += len(losses)
