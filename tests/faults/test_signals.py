@@ -119,6 +119,25 @@ def test_in_training_a_signal_ends_the_run_at_a_step_that_its_status_names(
     assert "Traceback" not in printed
 
 
+def test_in_a_step_that_does_not_end_a_second_ctrl_c_ends_the_run_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    child = start(resolved("run.dir=run"), (PairTrainer, "training_step"))
+    wait_for(Path("reached").exists)
+    os.kill(child, signal.SIGINT)
+    time.sleep(1)
+    assert os.waitpid(child, os.WNOHANG) == (0, 0)  # it would finish its step
+    sent = time.monotonic()
+    os.kill(child, signal.SIGINT)
+    assert code_of(child) == 143, Path("output").read_text()
+    assert time.monotonic() - sent < 20
+    status = read(Path("run/status.json"))
+    assert (status["state"], status["reason"]) == ("preempted", "stopped by Ctrl-C")
+    assert not list(Path("run").glob("checkpoints/*"))
+    assert "Traceback" not in Path("output").read_text()
+
+
 def test_once_its_results_are_written_a_run_is_complete_whatever_is_sent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,7 +1,11 @@
-"""Two processes on one run: both stop at the same step, and go on to the same bits."""
+"""Two processes on one run: stopped together, or one of them killed, they go on to the same bits."""
 
 import os
+import random
+import signal
 import socket
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,9 +20,17 @@ from tests.resuming import Case, assert_same, build
 
 CASE = Case(train={"max_steps": 4, "per_device_train_batch_size": 4, "save_steps": 3}, points=1)
 STOPPED = 9
+INSTANTS = int(os.environ.get("PREFTUNE_KILLS", "1"))  # more of them by hand
+ALONE = 30.0  # s in which a process whose peer was killed finds that out
 
 
-def together(model: Path, pairs: Path, directory: Path, stop: int) -> list[int]:
+def together(
+    model: Path,
+    pairs: Path,
+    directory: Path,
+    stop: int = -1,
+    disturb: Callable[[list[int]], None] = lambda children: None,
+) -> list[int]:
     """Train in two forked children, the first of which alone is told to stop at a step; return their exit codes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -44,6 +56,7 @@ def together(model: Path, pairs: Path, directory: Path, stop: int) -> list[int]:
         save_file(run.weights(), directory / f"weights-{rank}.safetensors")
 
     children = [forked(lambda rank=rank: train(rank)) for rank in range(2)]
+    disturb(children)
     return [code_of(child) for child in children]
 
 
@@ -51,12 +64,39 @@ def test_two_processes_stop_together_and_go_on_to_the_same_bits(
     chatml_model: Path, pair_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PREFTUNE_CACHE", str(tmp_path / "cache"))
-    assert together(chatml_model, pair_file, tmp_path / "whole", stop=-1) == [0, 0]
+    assert together(chatml_model, pair_file, tmp_path / "whole") == [0, 0]
     assert together(chatml_model, pair_file, tmp_path / "parts", stop=1) == [STOPPED, STOPPED]
     of_second = {path.name for path in (tmp_path / "parts" / "checkpoints" / "step-1").glob("*[-_]1.*")}
     assert of_second == {"rng_state_1.pth", "standing-1.json", "standing-1.safetensors"}
-    assert together(chatml_model, pair_file, tmp_path / "parts", stop=-1) == [0, 0]
+    assert together(chatml_model, pair_file, tmp_path / "parts") == [0, 0]
     assert_same(*(load_file(tmp_path / "whole" / f"weights-{rank}.safetensors") for rank in range(2)))
     for rank in range(2):
         assert_same(*(load_file(tmp_path / run / f"weights-{rank}.safetensors") for run in ("whole", "parts")))
     assert events(tmp_path / "whole") == events(tmp_path / "parts")
+
+
+def test_two_processes_of_which_one_is_killed_go_on_to_the_same_bits(
+    chatml_model: Path, pair_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFTUNE_CACHE", str(tmp_path / "cache"))
+    since = time.monotonic()
+    assert together(chatml_model, pair_file, tmp_path / "whole") == [0, 0]
+    took = time.monotonic() - since
+    draw = random.Random(INSTANTS)
+
+    def kill_one(children: list[int]) -> None:
+        time.sleep(draw.uniform(0.3, 1.0) * took)
+        killed = draw.randrange(2)
+        os.kill(children[killed], signal.SIGKILL)
+        deadline = time.monotonic() + ALONE
+        while os.waitid(os.P_PID, children[1 - killed], os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            assert time.monotonic() < deadline, "it waits for a peer that is no more"
+            time.sleep(0.05)
+
+    for attempt in range(INSTANTS):
+        directory = tmp_path / f"{attempt}"
+        together(chatml_model, pair_file, directory, disturb=kill_one)
+        assert together(chatml_model, pair_file, directory) == [0, 0]
+        for rank in range(2):
+            assert_same(*(load_file(tmp_path / run / f"weights-{rank}.safetensors") for run in ("whole", directory)))
+        assert events(tmp_path / "whole") == events(directory)
