@@ -5,7 +5,8 @@ import re
 import pytest
 
 from preftune.reporting.colours import DISTINCT, distinct, in_order, style
-from preftune.reporting.series_chart import Axis, Point, Series, series_chart, series_legend, spans_decades, thinned
+from preftune.reporting.scales import Axis, root_marks, spans_decades
+from preftune.reporting.series_chart import Point, Series, series_chart, series_legend, thinned
 from tests.pages import HOSTILE, SHOWN, Parsed, harmless
 
 X, Y = Axis("steps"), Axis("loss")
@@ -42,11 +43,31 @@ def test_points_stand_where_their_values_say() -> None:
 
 
 def test_on_a_logarithmic_axis_equal_ratios_are_equal_distances_and_zero_has_no_place() -> None:
-    chart = series_chart([line((0, 5), (1, 1), (10, 2), (100, 3))], Axis("KL", log=True), Y)
+    chart = series_chart([line((0, 5), (1, 1), (10, 2), (100, 3))], Axis("KL", "log"), Y)
     (drawn,) = places(chart)
     assert len(drawn) == 3
     assert drawn[1][0] - drawn[0][0] == pytest.approx(drawn[2][0] - drawn[1][0], abs=0.2)
-    assert "The scale below is logarithmic; what is 0 has no place on it." in Parsed(chart).text
+    assert "The scale is logarithmic; what is 0 has no place on it." in Parsed(chart).text
+
+
+def test_on_a_root_axis_places_are_even_by_their_roots_and_zero_and_below_have_theirs() -> None:
+    (drawn,) = places(series_chart([line((-1, 5), (0, 1), (1, 2), (4, 3), (16, 4))], Axis("KL", "root"), Y))
+    across = [place for place, _ in drawn]
+    step = across[1] - across[0]
+    assert [place - across[0] for place in across] == pytest.approx([0, step, 2 * step, 3 * step, 5 * step], abs=0.2)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "marks"),
+    [
+        (0, 64, [0, 2, 10, 20, 50]),
+        (-0.5, 3, [-0.2, 0, 0.2, 1, 2]),
+        (0, 1000, [0, 50, 200, 500, 1000]),
+        (0.9, 1.1, [1]),
+    ],
+)
+def test_marks_of_a_root_axis_are_round_and_well_apart(low: float, high: float, marks: list[float]) -> None:
+    assert root_marks(low, high) == pytest.approx(marks)
 
 
 def test_values_that_are_not_finite_are_left_out_and_nothing_is_said_of_nothing() -> None:

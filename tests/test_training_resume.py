@@ -26,6 +26,7 @@ CASES = {
     "dora": Case(adapter=stock.lora(name="dora", modules_to_save=["lm_head"])),
     "nf4": Case(model={"quantization": "nf4", "dtype": "bfloat16"}),
     "full": Case(adapter=FullSettings(name="full")),
+    "8-bit optimizer": Case(adapter=FullSettings(name="full"), train={"optim": "paged_adamw_8bit"}),
     "shared": Case(engine="shared"),
     "packed": Case(engine="shared", train={"tokens_per_batch": 150}),
     "kto": Case(

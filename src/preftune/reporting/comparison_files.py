@@ -16,7 +16,6 @@ from preftune.reporting.frontier import write_frontier
 from preftune.reporting.inert import inert
 from preftune.reporting.measures import MEASURES
 from preftune.reporting.recommendation import recommend
-from preftune.reporting.series_chart import Axis, spans_decades
 from preftune.runs.files import write_json, write_text
 
 
@@ -31,16 +30,15 @@ def write_comparison(directory: Path, comparison: Comparison) -> list[Path]:
     """
     lines = painted(comparison)
     shown = frontier(lines)
-    below = Axis("KL to the reference, nats an answer", log=spans_decades(_reached(shown)))
     table = directory / ("sweep.csv" if comparison.sweep else "comparison.csv")
     data, report, picture = (directory / name for name in ("comparison.json", "report.html", "frontier.png"))
     try:
         directory.mkdir(parents=True, exist_ok=True)
         write_text(table, comparison_csv(comparison))
         write_json(data, comparison_json(comparison, shown))
-        write_text(report, comparison_page(comparison, lines, shown, below, directory))
+        write_text(report, comparison_page(comparison, lines, shown, directory))
         if shown.series:
-            write_frontier(picture, shown, lines, below, comparison.name)
+            write_frontier(picture, shown, lines, comparison.name)
         else:
             picture.unlink(missing_ok=True)
     except OSError as error:
@@ -48,11 +46,6 @@ def write_comparison(directory: Path, comparison: Comparison) -> list[Path]:
             f"the comparison must go to a directory that can be written, got {directory}: {error.strerror}"
         ) from error
     return [table, data, *([picture] if shown.series else []), report]
-
-
-def _reached(shown: Frontier) -> list[float]:
-    """Return how far each line went at its end: the start is at 0, and the first points are close to it."""
-    return [series.points[-1].x for series in shown.series]
 
 
 def comparison_csv(comparison: Comparison) -> str:

@@ -8,27 +8,25 @@ from urllib.parse import quote
 from preftune.reporting.axes import label, written
 from preftune.reporting.colours import style
 from preftune.reporting.comparison import Comparison, Row
-from preftune.reporting.curves import CURVES, Frontier, Painted, learning_curves, named
+from preftune.reporting.curves import CURVES, DIVERGENCE, Frontier, Painted, learning_curves, named
 from preftune.reporting.measures import MEASURES
 from preftune.reporting.numbers import cell, duration
 from preftune.reporting.page import page, safe
 from preftune.reporting.recommendation import Recommendation, recommend
 from preftune.reporting.run_files import finite
-from preftune.reporting.series_chart import Axis, series_chart, series_legend, spans_decades
+from preftune.reporting.scales import Axis, spans_decades
+from preftune.reporting.series_chart import series_chart, series_legend
 
 _KINDS = {"clear": "", "alone": "", "none": "none"}
 
 
-def comparison_page(
-    comparison: Comparison, lines: Sequence[Painted], drawn: Frontier, below: Axis, directory: Path
-) -> str:
+def comparison_page(comparison: Comparison, lines: Sequence[Painted], drawn: Frontier, directory: Path) -> str:
     """Return the page.
 
     Args:
         comparison: What is compared.
         lines: Its rows with their colours.
         drawn: Its frontier.
-        below: The axis below the frontier.
         directory: Where the page will stand, from which it links to the reports of the runs.
     """
     advised = recommend(comparison)
@@ -39,7 +37,7 @@ def comparison_page(
         "<h2>Jobs</h2>",
         *_table(comparison, advised, directory),
         *_unranked(comparison, directory),
-        *_frontier(drawn, lines, below),
+        *_frontier(drawn, lines),
         *_curves(lines),
         *_columns(comparison),
     ]
@@ -128,7 +126,7 @@ def _unranked(comparison: Comparison, directory: Path) -> Iterator[str]:
     yield "</ul>"
 
 
-def _frontier(drawn: Frontier, lines: Sequence[Painted], below: Axis) -> Iterator[str]:
+def _frontier(drawn: Frontier, lines: Sequence[Painted]) -> Iterator[str]:
     yield "<h2>Frontier</h2>"
     if not drawn.series:
         yield f'<p class="quiet">{safe(drawn.why)}</p>'
@@ -139,7 +137,7 @@ def _frontier(drawn: Frontier, lines: Sequence[Painted], below: Axis) -> Iterato
         "better.</p>"
     )
     yield '<section class="card beside"><div>'
-    yield f"{series_chart(drawn.series, below, Axis(drawn.height), 'wide')}</div>{_legend(lines)}</section>"
+    yield f"{series_chart(drawn.series, DIVERGENCE, Axis(drawn.height), 'wide')}</div>{_legend(lines)}</section>"
 
 
 def _errors(lines: Sequence[Painted]) -> str:
@@ -163,7 +161,7 @@ def _curves(lines: Sequence[Painted]) -> Iterator[str]:
         heights = [point.y for one in series for point in one.points]
         log = title.startswith("Loss") and min(heights) > 0 and spans_decades(heights)
         yield f'<section class="card"><h3>{safe(title)}</h3>'
-        yield f"{series_chart(series, Axis('optimizer steps'), Axis('', log))}</section>"
+        yield f"{series_chart(series, Axis('optimizer steps'), Axis('', 'log' if log else 'linear'))}</section>"
     yield "</div>"
 
 

@@ -9,10 +9,13 @@ from preftune.reporting.axes import numeric
 from preftune.reporting.colours import DISTINCT, Colour, distinct, in_order
 from preftune.reporting.comparison import Comparison, Row
 from preftune.reporting.run_files import RunFiles, finite, number_at
+from preftune.reporting.scales import Axis
 from preftune.reporting.series_chart import Point, Series, thinned
 
 Steps = dict[int, dict[str, Any]]
 
+# Stands below the frontier; by its root the first steps away from the reference have room beside the last.
+DIVERGENCE = Axis("KL to the reference, nats an answer (root scale)", "root")
 # What can stand on the frontier's left, in the order of preference: key of an event, its error, name.
 _HEIGHTS = (
     ("true_reward/policy", "true_reward/policy_stderr", "true reward"),

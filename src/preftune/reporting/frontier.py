@@ -4,28 +4,29 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from preftune.reporting.curves import Frontier, Painted, named
+from preftune.reporting.charts import number
+from preftune.reporting.curves import DIVERGENCE, Frontier, Painted, named
 from preftune.reporting.inert import inert
-from preftune.reporting.series_chart import Axis
+from preftune.reporting.scales import root_marks
 
 # As in series_chart: disc, square, triangle, diamond, triangle on its tip.
 _MARKERS = "os^Dv"
 _INK, _QUIET = "#1b1b1a", "#5d5c58"
 
 
-def write_frontier(path: Path, frontier: Frontier, lines: Sequence[Painted], x: Axis, title: str) -> None:
+def write_frontier(path: Path, frontier: Frontier, lines: Sequence[Painted], title: str) -> None:
     """Draw the frontier to a PNG of 1,280 by 800 pixels on white, with the standard error of each point.
 
     Args:
         path: Where.
         frontier: What to draw, at least one line.
         lines: The colour of each line by its class.
-        x: The axis below.
         title: What stands above.
 
     Raises:
         OSError: It cannot be written.
     """
+    import numpy as np
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -36,7 +37,7 @@ def write_frontier(path: Path, frontier: Frontier, lines: Sequence[Painted], x: 
     shown = {line.row.label for line in named(lines)}
     for one in frontier.series:
         colour = colours[one.colour]
-        points = [point for point in one.points if point.x > 0 or not x.log]
+        points = one.points
         axes.errorbar(
             [point.x for point in points],
             [point.y for point in points],
@@ -50,9 +51,9 @@ def write_frontier(path: Path, frontier: Frontier, lines: Sequence[Painted], x: 
             elinewidth=0.7,
             label=_text(one.name, 44) if one.name in shown else "_",
         )
-    if x.log:
-        axes.set_xscale("log")
-    axes.set_xlabel(x.name, color=_QUIET)
+    axes.set_xscale("function", functions=(lambda x: np.sign(x) * np.sqrt(abs(x)), lambda x: x * abs(x)))
+    axes.set_xticks(marks := root_marks(*axes.get_xlim()), [number(mark) for mark in marks])
+    axes.set_xlabel(DIVERGENCE.name, color=_QUIET)
     axes.set_ylabel(frontier.height, color=_QUIET)
     axes.set_title(_text(title, 90), loc="left", fontsize=11, color=_INK)
     axes.tick_params(colors=_QUIET)

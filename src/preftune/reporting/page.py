@@ -122,7 +122,7 @@ del, ins { border-radius: 3px; padding: 0 1px; color: inherit; text-underline-of
 del { background: var(--rejected-tint); text-decoration: underline dashed var(--rejected) 1.5px; }
 ins { background: var(--chosen-tint); text-decoration: underline solid var(--chosen) 1.5px; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; font: 13px/1.5 ui-monospace, monospace; margin: 6px 0 0; }
-.facts th { color: var(--quiet); width: 30%; vertical-align: top; }
+.facts th { color: var(--quiet); width: 30%; padding-right: 10px; vertical-align: top; overflow-wrap: normal; }
 .facts td { vertical-align: top; }
 details.more > summary { color: var(--ink); text-decoration: underline; margin: 12px 0; }
 @media (max-width: 560px) {

@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 
 from preftune.reporting.page import safe
 from preftune.reporting.run_files import finite
-from preftune.reporting.series_chart import Axis, Point, Series, series_chart, series_legend, spans_decades, thinned
+from preftune.reporting.scales import Axis, spans_decades
+from preftune.reporting.series_chart import Point, Series, series_chart, series_legend, thinned
 
 Steps = Mapping[int, Mapping[str, Any]]
 
@@ -107,7 +108,7 @@ def _chart(group: _Group, steps: Steps) -> str:
     log = group.log and min(heights) > 0 and spans_decades(heights)
     named = [one for one in series if one.name]
     legend = series_legend(named) if named else ""
-    chart = series_chart(series, Axis("optimizer steps"), Axis("", log))
+    chart = series_chart(series, Axis("optimizer steps"), Axis("", "log" if log else "linear"))
     return f'<section class="card"><h3>{safe(group.title)}</h3>{legend}{chart}</section>'
 
 

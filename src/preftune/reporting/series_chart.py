@@ -4,8 +4,9 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from preftune.reporting.charts import number, ticks
+from preftune.reporting.charts import number
 from preftune.reporting.page import safe
+from preftune.reporting.scales import Axis, Scale, scale_of
 
 _WIDTH, _HEIGHT = 400, 250
 _LEFT, _RIGHT, _TOP, _BOTTOM = 50, 390, 12, 206
@@ -19,8 +20,6 @@ _SHAPES = (
     "M0 -4.6l4.6 4.6l-4.6 4.6l-4.6 -4.6z",
     "M0 4.2l4.2 -7h-8.4z",
 )
-# Decades from which on an axis of values above 0 is logarithmic.
-_DECADES = 2.0
 
 
 class Point(NamedTuple):
@@ -42,35 +41,6 @@ class Series(NamedTuple):
     shape: int = 0
 
 
-class Axis(NamedTuple):
-    """What an axis counts, and whether it is logarithmic: points at 0 and below have no place on it then."""
-
-    name: str
-    log: bool = False
-
-
-class _Scale(NamedTuple):
-    """From values to places: linear or logarithmic between `low` and `high`."""
-
-    low: float
-    high: float
-    start: float
-    end: float
-    marks: Sequence[float]
-    log: bool
-
-    def at(self, value: float) -> float:
-        low, high, value = (math.log10(one) if self.log else one for one in (self.low, self.high, value))
-        share = (value / 2 - low / 2) / (high / 2 - low / 2 or 1.0)  # the whole difference may be infinite
-        return self.start + (self.end - self.start) * min(1.05, max(-0.05, share))
-
-
-def spans_decades(values: Iterable[float]) -> bool:
-    """Return whether the values above 0 span so much that an axis of them is better logarithmic."""
-    above = [value for value in values if value > 0]
-    return bool(above) and math.log10(max(above)) - math.log10(min(above)) > _DECADES
-
-
 def series_chart(series: Sequence[Series], x: Axis, y: Axis, kind: str = "") -> str:
     """Draw the lines; a chart without a point to draw says so instead.
 
@@ -84,15 +54,15 @@ def series_chart(series: Sequence[Series], x: Axis, y: Axis, kind: str = "") -> 
     points = [point for one in seen for point in one.points]
     if not points:
         return '<p class="quiet">Nothing was logged.</p>'
-    across = _scale([_reach(point.x, point.x_error) for point in points], (_LEFT, _RIGHT), x.log, 6)
-    up = _scale([_reach(point.y, point.y_error) for point in points], (_BOTTOM, _TOP), y.log, 6)
+    across = scale_of(x, [_reach(point.x, point.x_error) for point in points], (_LEFT, _RIGHT))
+    up = scale_of(y, [_reach(point.y, point.y_error) for point in points], (_BOTTOM, _TOP))
     parts = [*_frame(across, up, x.name)]
     for one in reversed(seen):
         parts.append(_drawn(one, across, up))
     said = safe(f"{y.name} by {x.name}" if y.name else x.name)
     shape = f'class="chart {kind}" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{said}"'
-    logs = [f"the scale {place} is logarithmic" for axis, place in ((x, "below"), (y, "on the left")) if axis.log]
-    note = f'<p class="note">{" and ".join(logs).capitalize()}; what is 0 has no place on it.</p>' if logs else ""
+    is_log = "log" in (x.scale, y.scale)
+    note = '<p class="note">The scale is logarithmic; what is 0 has no place on it.</p>' if is_log else ""
     above = f'<p class="axis-name">{safe(y.name)}</p>' if y.name else ""
     return f"{above}<svg {shape}>{''.join(parts)}</svg>{note}"
 
@@ -117,8 +87,7 @@ def thinned(points: Sequence[Point], most: int = 240) -> list[Point]:
 
 
 def _placed(point: Point, x: Axis, y: Axis) -> bool:
-    finite = math.isfinite(point.x) and math.isfinite(point.y)
-    return finite and (point.x > 0 or not x.log) and (point.y > 0 or not y.log)
+    return x.has(point.x) and y.has(point.y)
 
 
 def _reach(value: float, error: float | None) -> tuple[float, float]:
@@ -126,24 +95,7 @@ def _reach(value: float, error: float | None) -> tuple[float, float]:
     return value - error, value + error
 
 
-def _scale(reaches: Sequence[tuple[float, float]], places: tuple[int, int], log: bool, count: int) -> _Scale:
-    low, high = min(reach[0] for reach in reaches), max(reach[1] for reach in reaches)
-    if log:
-        above = [value for reach in reaches for value in reach if value > 0]
-        first, last = math.floor(math.log10(min(above))), math.ceil(math.log10(max(above)))
-        last = max(last, first + 1)
-        every = math.ceil((last - first) / 6)
-        marks = [10.0**power for power in range(first, last + 1, every)]
-        return _Scale(10.0**first, 10.0**last, *places, marks, log)
-    if low == high:
-        low, high = low - (abs(low) * 0.1 or 1.0), high + (abs(high) * 0.1 or 1.0)
-    else:
-        margin = (high / 2 - low / 2) * 0.08
-        low, high = min(low, max(low - margin, 0.0) if low >= 0 else low - margin), high + margin
-    return _Scale(low, high, *places, ticks(low, high, count), log)
-
-
-def _frame(across: _Scale, up: _Scale, below: str) -> Iterable[str]:
+def _frame(across: Scale, up: Scale, below: str) -> Iterable[str]:
     for value in up.marks:
         place = up.at(value)
         yield f'<line class="grid" x1="{_LEFT}" x2="{_RIGHT}" y1="{place:.1f}" y2="{place:.1f}"/>'
@@ -156,7 +108,7 @@ def _frame(across: _Scale, up: _Scale, below: str) -> Iterable[str]:
     yield f'<text x="{(_LEFT + _RIGHT) / 2}" y="{_HEIGHT - 8}" text-anchor="middle">{safe(below)}</text>'
 
 
-def _drawn(one: Series, across: _Scale, up: _Scale) -> str:
+def _drawn(one: Series, across: Scale, up: Scale) -> str:
     places = " ".join(f"{across.at(point.x):.1f},{up.at(point.y):.1f}" for point in one.points)
     parts = [f'<polyline class="line" points="{places}"><title>{safe(one.name)}</title></polyline>']
     for point in one.points:
