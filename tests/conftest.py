@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import pytest
 
 from tests import stock
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # where a shell ran us with &, it is ignored
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 

@@ -1,6 +1,7 @@
 """Forked children: a process of its own for a test, without the seconds that imports take."""
 
 import os
+import signal
 import sys
 import time
 import traceback
@@ -40,9 +41,18 @@ def forked(act: Callable[[], object], output: Path | None = None) -> int:
         os._exit(code)
 
 
-def code_of(child: int) -> int:
-    """Wait for a child and return its exit code, below 0 the signal that killed it."""
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+def code_of(child: int, seconds: float = 240.0) -> int:
+    """Wait for a child and return its exit code, below 0 the signal that killed it.
+
+    One that does not end is aborted, and shows where each of its threads was: pytest lets faulthandler do that.
+    """
+    deadline = time.monotonic() + seconds
+    while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0):
+        if time.monotonic() > deadline:
+            os.kill(child, signal.SIGABRT)
+            deadline = float("inf")
+        time.sleep(0.002)
+    return os.waitstatus_to_exitcode(ended[1])
 
 
 def wait_for(there: Callable[[], object], seconds: float = 120.0) -> None:

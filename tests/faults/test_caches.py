@@ -9,7 +9,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from preftune import caches, seals
 from preftune.caches import cache_directory, found, made_once, remove, verified
 from preftune.refusals import Refusal
 from preftune.training.reference_store import ReferenceStore
+from tests.forked import code_of, forked
 from tests.test_training_reference_store import fill, holds, rows
 
 FILES = {"texts": b"a text " * 3000, "numbers": bytes(range(256)) * 40}
@@ -37,16 +37,6 @@ def whole(directory: Path) -> bool:
 
 def refuse_to_make(directory: Path) -> None:
     pytest.fail(f"{directory} was made again")
-
-
-def forked(work: Callable[[], object]) -> int:
-    """Do `work` in a process of its own; return its exit code, or less than 0 the signal that killed it."""
-    if (child := os.fork()) == 0:
-        with ExitStack() as ending:
-            ending.callback(os._exit, 1)
-            work()
-            os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def killed_at(place: int, below: Path, work: Callable[[], object]) -> int:
@@ -74,7 +64,7 @@ def killed_at(place: int, below: Path, work: Callable[[], object]) -> int:
         sys.addaudithook(look)
         work()
 
-    return forked(go)
+    return code_of(forked(go))
 
 
 def kills(below: Path, work: Callable[[], object], after: Callable[[int], None]) -> int:
@@ -96,16 +86,18 @@ def test_an_entry_whose_maker_is_killed_at_any_file_operation_is_whole_or_made_a
     def prepare() -> None:
         shutil.rmtree(tmp_path / "cache", ignore_errors=True)
         if start != "nothing":
-            forked(lambda: made_once(tmp_path / "cache" / "kept", partial(write, files={"texts": b"of before"})))
+            code_of(
+                forked(lambda: made_once(tmp_path / "cache" / "kept", partial(write, files={"texts": b"of before"})))
+            )
         if start == "unsound":
             (tmp_path / "cache" / "kept" / "texts").write_bytes(b"of another")
 
     def after(place: int) -> None:
         kept = tmp_path / "cache" / "kept"
         old = (kept / "texts").is_file() and (kept / "texts").read_bytes() == b"of before"
-        if forked(lambda: os._exit(not found(kept))) == 0 and not old:
+        if code_of(forked(lambda: os._exit(not found(kept)))) == 0 and not old:
             assert whole(kept), f"killed at {place}"
-        assert forked(lambda: made_once(kept, write, afresh=old)) == 0
+        assert code_of(forked(lambda: made_once(kept, write, afresh=old))) == 0
         assert whole(kept), f"killed at {place}"
         assert sorted(path.name for path in kept.parent.iterdir()) == ["kept", "kept.lock"], f"killed at {place}"
         prepare()
@@ -125,7 +117,7 @@ def test_a_reference_whose_maker_is_killed_at_any_file_operation_keeps_what_it_h
 
     def prepare() -> None:
         shutil.rmtree(tmp_path / "cache", ignore_errors=True)
-        forked(lambda: fill(ReferenceStore(place_of), table.select(range(12))))
+        code_of(forked(lambda: fill(ReferenceStore(place_of), table.select(range(12)))))
 
     def read_again() -> None:
         store = ReferenceStore(place_of)
@@ -136,7 +128,7 @@ def test_a_reference_whose_maker_is_killed_at_any_file_operation_keeps_what_it_h
         assert not list(place_of.glob("*.partial"))
 
     def after(place: int) -> None:
-        assert forked(read_again) == 0, f"killed at {place}"
+        assert code_of(forked(read_again)) == 0, f"killed at {place}"
         prepare()
 
     prepare()
@@ -154,7 +146,7 @@ def test_a_file_limit_costs_the_new_entry_and_no_other(tmp_path, limit):
         except OSError as error:
             os._exit(9 if error.errno in caches.FULL else 8)
 
-    code = forked(work)
+    code = code_of(forked(work))
     assert code == (0 if limit >= 21_000 else 9)
     assert verified(tmp_path / "earlier")
     left = {path.name for path in tmp_path.iterdir()} - {"earlier", "earlier.lock", "kept.lock"}
@@ -174,7 +166,7 @@ def test_a_file_limit_costs_the_new_shard_and_no_other(tmp_path, limit):
         except OSError as error:
             os._exit(9 if error.errno in caches.FULL else 8)
 
-    assert forked(work) == (0 if limit > 2000 else 9)
+    assert code_of(forked(work)) == (0 if limit > 2000 else 9)
     assert {file.suffix for file in (tmp_path / "key").iterdir()} == {".safetensors"}
     store = ReferenceStore(tmp_path / "key")
     assert len(store) == (20 if limit > 2000 else 2)

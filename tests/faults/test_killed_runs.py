@@ -29,7 +29,8 @@ CASES = {
     "shared with kept reference": Case(train=SHORT, engine="shared"),
 }
 OPERATIONS = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate")
-INSTANTS = int(os.environ.get("PREFTUNE_KILLS", "1"))  # of each kind for each case; more of them by hand
+INSTANTS = int(os.environ.get("PREFTUNE_KILLS", "20"))  # at which each case is killed
+OF_A_RUN = 3  # of these
 
 
 @pytest.fixture(autouse=True)
@@ -116,30 +117,39 @@ def test_a_save_that_is_killed_at_any_file_operation_leaves_the_one_before_it_or
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_run_that_is_killed_in_a_save_or_at_any_instant_ends_in_the_same_bits(
+def test_a_run_that_is_killed_at_any_instant_ends_in_the_same_bits(
     tmp_path: Path, built: Callable[[str], Start], name: str
 ) -> None:
-    run = built(name)
+    run, draw = built(name), random.Random(f"{name} {INSTANTS}")
     since = time.monotonic()
     assert code_of(forked(lambda: finish(run, tmp_path / "whole"))) == 0
     took = time.monotonic() - since
-    draw = random.Random(f"{name} {INSTANTS}")
-    for attempt in range(2 * INSTANTS):
-        directory = tmp_path / f"{attempt}"
-
-        def killed_in_a_save(directory: Path = directory) -> None:
-            kill_at(draw.randrange(1, 120), directory / "checkpoints")
-            finish(run, directory)
-
-        killed = 0
-        while attempt % 2 and killed < 3:
+    for first in range(0, INSTANTS, OF_A_RUN):
+        directory, kills = tmp_path / f"{first}", 0
+        while kills < min(OF_A_RUN, INSTANTS - first):
             child = forked(lambda directory=directory: finish(run, directory))
             time.sleep(draw.uniform(0.0, took))
             os.kill(child, signal.SIGKILL)
-            killed += code_of(child) != 0
-        if attempt % 2 == 0:
-            draw.random()
-            assert code_of(forked(killed_in_a_save)) in (0, -signal.SIGKILL)
+            kills += code_of(child) != 0
+        assert code_of(forked(lambda directory=directory: finish(run, directory))) == 0
+        assert_same(*(load_file(each / "weights.safetensors") for each in (tmp_path / "whole", directory)))
+        assert events(tmp_path / "whole") == events(directory)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_run_that_is_killed_at_a_file_operation_of_its_saves_ends_in_the_same_bits(
+    tmp_path: Path, built: Callable[[str], Start], name: str
+) -> None:
+    run, draw = built(name), random.Random(f"{name} {INSTANTS}")
+    assert code_of(forked(lambda: finish(run, tmp_path / "whole"))) == 0
+    for attempt in range(INSTANTS // 5):
+        directory, operation = tmp_path / f"{attempt}", draw.randrange(1, 120)
+
+        def killed(directory: Path = directory, operation: int = operation) -> None:
+            kill_at(operation, directory / "checkpoints")
+            finish(run, directory)
+
+        assert code_of(forked(killed)) in (0, -signal.SIGKILL)
         assert code_of(forked(lambda directory=directory: finish(run, directory))) == 0
         assert_same(*(load_file(each / "weights.safetensors") for each in (tmp_path / "whole", directory)))
         assert events(tmp_path / "whole") == events(directory)
