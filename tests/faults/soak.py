@@ -210,6 +210,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # where a shell ran us with &, it is ignored
     multiprocessing.set_forkserver_preload(["preftune.runs.warm"])
     from preftune.caches import cache_directory
 

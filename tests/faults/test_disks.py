@@ -21,7 +21,7 @@ from preftune.runs import files
 from preftune.runs.exits import exits
 from preftune.space import Need, bytes_of, failing_plainly, free, refuse_short
 from tests import stock
-from tests.faults.test_caches import forked
+from tests.forked import code_of, forked
 from tests.test_recipes import SMALL, Execute, execute
 
 __all__ = ["execute"]
@@ -140,7 +140,7 @@ def test_a_file_limit_costs_the_new_file_and_not_the_old_one(tmp_path, limit):
             os._exit(9 if error.errno in FULL else 8)
 
     fits = limit >= 4095
-    assert forked(work) == (0 if fits else 9)
+    assert code_of(forked(work)) == (0 if fits else 9)
     assert file.read_bytes() == (b"new" * 1365 if fits else b"old" * 10)
     assert [each.name for each in tmp_path.iterdir()] == ["summary.json"]
 
@@ -192,7 +192,7 @@ def test_a_run_under_a_file_limit_fails_with_a_sentence_and_leaves_what_is_whole
             said = "there must be room for what the run writes, got file too large ("
             os._exit(9 if str(failure).startswith(said) and "`ulimit -f`" in str(failure) else 8)
 
-    assert forked(work) == 9
+    assert code_of(forked(work)) == 9
     (directory,) = (tmp_path / "runs").iterdir()
     assert not [file.name for file in directory.rglob("*") if file.name.endswith(".tmp")]
     for file in directory.glob("*.json"):
