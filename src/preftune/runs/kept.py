@@ -124,7 +124,8 @@ def _made_from(place: Path, kind: str) -> tuple[str, int | None]:
     if kind == "reference":
         headers = [_header(file) for file in place.glob("*.safetensors")]
         pairs = sum(header["digests"]["shape"][0] for header in headers if "digests" in header)
-        return next((of for header in headers if (of := header.get("__metadata__", {}).get("of"))), ""), pairs
+        stamps = (header.get("__metadata__", {}).get("reference", "") for header in headers)
+        return next((of for stamp in stamps if (of := stamp.partition(" ")[2])), ""), pairs
     seal, facts = (_json(place / name) for name in (caches.SEAL, "facts.json"))
     return str(seal.get("of", "")), sum(facts["sizes"]) if "sizes" in facts else None
 

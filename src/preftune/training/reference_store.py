@@ -44,7 +44,7 @@ class _Shard:
             self._values = content.get_slice("values")
         except SafetensorError as error:
             raise ValueError("in another form") from error
-        if (content.metadata() or {}).get("key") != key:
+        if (content.metadata() or {}).get("reference", "").partition(" ")[0] != key:
             raise ValueError("made for another reference")
         if not _fit(self.digests, self._values.get_shape(), self.lengths):
             raise ValueError("in another form")
@@ -192,7 +192,7 @@ class ReferenceStore:
         tensors = {"digests": digests, "lengths": lengths.astype(np.int32), "values": values}
         raw = save(
             {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()},
-            {"key": self.directory.name, "of": self.of},
+            {"reference": f"{self.directory.name} {self.of}"},  # of several entries the order would be random
         )
         with self._lock:
             for _ in range(_TRIES):
