@@ -49,9 +49,13 @@ def mapped(work: Callable[[T], R], pieces: Iterable[T], workers: int | None = No
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
-        finally:
+        except BrokenProcessPool:
+            raise
+        except Exception:
+            # only here: where the pool's processes are gone it ends what waits itself, and trips over what is cancelled
             for future in waiting:
                 future.cancel()
+            raise
 
 
 @contextmanager
