@@ -68,10 +68,13 @@ class RollbackTraining(ResumableTraining):
     def _go_back(self, failure: BadStep) -> None:
         """Stand at the newest checkpoint, from where the batch that failed is left out; raise where it may not be."""
         newest = self._checkpoints.newest() if self._checkpoints and self.rollback.may_go_back else None
+        before = self.rollback.left_out
+        if newest is None and before:
+            raise RunFailed(f"{str(failure).rstrip('.')}. Batches left out before: {len(before)} (guard.rollback)")
         if newest is None:
             raise failure
         self.bars.stop()
-        left_out = [*self.rollback.left_out, failure.left_out]
+        left_out = [*before, failure.left_out]
         self.stand_at(newest)
         self.rollback.left_out = left_out
         step, of = failure.left_out.step, f"{len(left_out)} of at most {self.rollback.limit}"
