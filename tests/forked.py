@@ -55,6 +55,16 @@ def code_of(child: int, seconds: float = 240.0) -> int:
     return os.waitstatus_to_exitcode(ended[1])
 
 
+def ends_within(child: int, seconds: float) -> bool:
+    """Wait until a child ends, or for some seconds; return whether it ended. Its code is still to be asked for."""
+    deadline = time.monotonic() + seconds
+    while os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
 def wait_for(there: Callable[[], object], seconds: float = 120.0) -> None:
     """Return once `there` holds."""
     deadline = time.monotonic() + seconds

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from preftune.models.settings import FullSettings
 from preftune.training.checkpoints import Checkpoints
-from tests.forked import code_of, forked
+from tests.forked import code_of, ends_within, forked
 from tests.logged import events
 from tests.resuming import IDENTITY, Case, Start, assert_same, build
 
@@ -128,7 +128,7 @@ def test_a_run_that_is_killed_at_any_instant_ends_in_the_same_bits(
         directory, kills = tmp_path / f"{first}", 0
         while kills < min(OF_A_RUN, INSTANTS - first):
             child = forked(lambda directory=directory: finish(run, directory))
-            time.sleep(draw.uniform(0.0, took))
+            ends_within(child, draw.uniform(0.0, took))
             os.kill(child, signal.SIGKILL)
             kills += code_of(child) != 0
         assert code_of(forked(lambda directory=directory: finish(run, directory))) == 0
