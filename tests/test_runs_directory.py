@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -286,6 +287,21 @@ def test_a_directory_that_is_no_run_directory_is_refused(tmp_path: Path) -> None
         "thesis.tex; set run.dir to another directory"
     )
     assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_run_that_begins_while_its_directory_is_looked_at_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = Path.iterdir
+
+    def begun_meanwhile(path: Path) -> Iterator[Path]:
+        monkeypatch.undo()
+        with RunDirectory.open(tmp_path, IDENTITY) as other:
+            other.start(CONFIGURATION, {})
+        return look(path)
+
+    monkeypatch.setattr(Path, "iterdir", begun_meanwhile)
+    RunDirectory.open(tmp_path, IDENTITY).close()
 
 
 def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:

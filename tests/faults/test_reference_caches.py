@@ -102,7 +102,7 @@ def flipped(file: Path, other: Path) -> None:
 
 def key_rewritten(file: Path, other: Path) -> None:
     file.unlink()
-    (file.parent / other.name).write_bytes(other.read_bytes().replace(b'"other"', b'"first"'))
+    (file.parent / other.name).write_bytes(other.read_bytes().replace(b'"other ', b'"first '))
 
 
 def renamed(file: Path, other: Path) -> None:
@@ -122,13 +122,13 @@ def sealed_empty(file: Path, other: Path) -> None:
 def without_lengths(file: Path, other: Path) -> None:
     tensors = load_file(file)
     del tensors["lengths"]
-    save_file(tensors, file, {"key": "first"})
+    save_file(tensors, file, {"reference": "first "})
     sealed(file)
 
 
 def of_other_shapes(file: Path, other: Path) -> None:
     tensors = load_file(file)
-    save_file({**tensors, "values": tensors["values"][:-1]}, file, {"key": "first"})
+    save_file({**tensors, "values": tensors["values"][:-1]}, file, {"reference": "first "})
     sealed(file)
 
 

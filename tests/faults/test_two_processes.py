@@ -14,7 +14,7 @@ from accelerate.utils import wait_for_everyone
 from safetensors.torch import load_file, save_file
 
 from preftune.refusals import Interrupted
-from tests.forked import code_of, ends_within, forked
+from tests.forked import code_of, ends_within, forked, wait_for
 from tests.logged import events
 from tests.resuming import Case, assert_same, build
 
@@ -48,6 +48,7 @@ def together(
             if turn == rank:
                 run.enter(directory)
             wait_for_everyone()
+        (directory / f"joined-{rank}").touch()
         told = "told" if rank == 0 else None
         run.trainer.stop_on(lambda: told if run.trainer.state.global_step == stop else None)
         try:
@@ -56,6 +57,8 @@ def together(
             os._exit(STOPPED if str(stopped) == "told" else 1)
         save_file(run.weights(), directory / f"weights-{rank}.safetensors")
 
+    for left in directory.glob("joined-*"):
+        left.unlink()
     children = [forked(lambda rank=rank: train(rank)) for rank in range(2)]
     disturb(children)
     return [code_of(child) for child in children]
@@ -80,22 +83,25 @@ def test_two_processes_of_which_one_is_killed_go_on_to_the_same_bits(
     chatml_model: Path, pair_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PREFTUNE_CACHE", str(tmp_path / "cache"))
-    since = time.monotonic()
     assert together(chatml_model, pair_file, tmp_path / "whole") == [0, 0]
-    took = time.monotonic() - since
+    took = time.time() - (tmp_path / "whole" / "joined-0").stat().st_mtime
     draw = random.Random(INSTANTS)
 
     def kill_one(children: list[int]) -> None:
         killed = draw.randrange(2)
-        ends_within(children[killed], draw.uniform(0.3, 1.0) * took)
+        # before they have met the other would wait for minutes, as torch lets it
+        wait_for(lambda: len(list(directory.glob("joined-*"))) == 2)
+        ends_within(children[killed], draw.uniform(0.0, took))
         os.kill(children[killed], signal.SIGKILL)
         assert ends_within(children[1 - killed], ALONE), "it waits for a peer that is no more"
 
+    codes: list[int] = []
     for first in range(0, INSTANTS, OF_A_RUN):
         directory = tmp_path / f"{first}"
         for _ in range(min(OF_A_RUN, INSTANTS - first)):
-            together(chatml_model, pair_file, directory, disturb=kill_one)
+            codes += together(chatml_model, pair_file, directory, disturb=kill_one)
         assert together(chatml_model, pair_file, directory) == [0, 0]
         for rank in range(2):
             assert_same(*(load_file(tmp_path / run / f"weights-{rank}.safetensors") for run in ("whole", directory)))
         assert events(tmp_path / "whole") == events(directory)
+    assert -signal.SIGKILL in codes, "none was killed before its end"

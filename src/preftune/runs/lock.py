@@ -62,10 +62,11 @@ def let_go(path: Path, lock: FileLock) -> None:
 
 def _refuse_strange(path: Path) -> None:
     """Refuse a directory that holds something, but no run."""
-    if not path.is_dir() or (path / "manifest.json").exists():
+    if not path.is_dir():
         return
     strangers = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
-    if strangers:
+    # A run's first file is its manifest: looked for last, it is seen where another process begins the run just now.
+    if strangers and not (path / "manifest.json").exists():
         raise Refusal(
             f"run directory must be empty or hold a run (a manifest.json), got {path}, "
             f"which holds {', '.join(strangers[:3])}; set run.dir to another directory"
