@@ -7,6 +7,10 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+OPERATIONS = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate")
+WRITING = os.O_WRONLY | os.O_RDWR
 
 
 def forked(act: Callable[[], object], output: Path | None = None) -> int:
@@ -71,3 +75,25 @@ def wait_for(there: Callable[[], object], seconds: float = 120.0) -> None:
     while not there():
         assert time.monotonic() < deadline, "it did not come"
         time.sleep(0.02)
+
+
+def kill_at(operation: int, below: Path) -> None:
+    """Kill this process before its `operation`-th file operation below a directory that changes what lies there.
+
+    A sync is one, of whatever file.
+    """
+    left = iter(range(operation, 0, -1))
+
+    def seen(event: str, arguments: tuple[Any, ...]) -> None:
+        changes = event in OPERATIONS and (event != "open" or arguments[2] & WRITING)
+        if changes and str(arguments[0]).startswith(str(below)) and next(left) == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    synced = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        seen("os.truncate", (below,))
+        synced(descriptor)
+
+    os.fsync = fsync
+    sys.addaudithook(seen)

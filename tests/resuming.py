@@ -1,5 +1,7 @@
 """Runs that are stopped or killed and started again, on a two-layer model, with what an undisturbed one comes to."""
 
+import signal
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -129,3 +131,21 @@ def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) ->
     for name, tensor in one.items():
         assert tensor.dtype == other[name].dtype, name
         assert torch.equal(tensor, other[name]), name
+
+
+def kill_at_each(checkpoints: Path, start: Callable[[int], int]) -> int:
+    """Start a run until it is through, each time killed at the next file operation of the save that it has come to.
+
+    Args:
+        checkpoints: Where the run saves.
+        start: Starts the run where it stands, has it killed at its n-th file operation, and returns its exit code.
+
+    Returns:
+        How often it was killed.
+    """
+    kills, operation, sealed = 0, 1, 0
+    while code := start(operation):
+        assert code == -signal.SIGKILL
+        newest = max((int(path.name[5:]) for path in checkpoints.glob("step-*") if not path.suffix), default=0)
+        kills, operation, sealed = kills + 1, operation + 1 if newest == sealed else 1, newest
+    return kills

@@ -6,20 +6,19 @@ import os
 import random
 import shutil
 import signal
-import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
 
 from preftune.models.settings import FullSettings
 from preftune.training.checkpoints import Checkpoints
-from tests.forked import code_of, ends_within, forked
+from tests.forked import code_of, ends_within, forked, kill_at
 from tests.logged import events
-from tests.resuming import IDENTITY, Case, Start, assert_same, build
+from tests.resuming import IDENTITY, Case, Start, assert_same, build, kill_at_each
 
 SHORT = {"max_steps": 4, "save_steps": 2, "max_length": 128}
 CASES = {
@@ -28,7 +27,7 @@ CASES = {
     "full": Case(train=SHORT, adapter=FullSettings(name="full")),
     "shared with kept reference": Case(train=SHORT, engine="shared"),
 }
-OPERATIONS = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate")
+EACH_STEP = {"max_steps": 2, "save_steps": 1}
 INSTANTS = int(os.environ.get("PREFTUNE_KILLS", "20"))  # at which each case is killed
 OF_A_RUN = 3  # of these
 
@@ -56,27 +55,9 @@ def finish(run: Start, directory: Path) -> None:
     save_file(run.enter(directory).go().weights(), directory / "weights.safetensors")
 
 
-def kill_at(operation: int, below: Path) -> None:
-    """Kill this process at its `operation`-th file operation below a directory; an fsync is one before it is done."""
-    left = iter(range(operation, 0, -1))
-
-    def seen(event: str, arguments: tuple[Any, ...]) -> None:
-        if event in OPERATIONS and str(arguments[0]).startswith(str(below)) and next(left) == 1:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    synced = os.fsync
-
-    def fsync(descriptor: int) -> None:
-        seen("open", (below,))
-        synced(descriptor)
-
-    os.fsync = fsync
-    sys.addaudithook(seen)
-
-
 def write(step: int) -> Callable[[Path], None]:
     def fill(directory: Path) -> None:
-        for name in ("weights", "optimizer"):
+        for name in ("weights", "optimizer", "scheduler"):
             (directory / name).write_text(f"{name} {step}")
 
     return fill
@@ -137,22 +118,21 @@ def test_a_run_that_is_killed_at_any_instant_ends_in_the_same_bits(
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_run_that_is_killed_at_a_file_operation_of_its_saves_ends_in_the_same_bits(
-    tmp_path: Path, built: Callable[[str], Start], name: str
+def test_a_run_that_is_killed_at_each_file_operation_of_its_saves_ends_in_the_same_bits(
+    tmp_path: Path, chatml_model: Path, pair_file: Path, name: str
 ) -> None:
-    run, draw = built(name), random.Random(f"{name} {INSTANTS}")
+    case = replace(CASES[name], train=SHORT | EACH_STEP, points=1)
+    run, directory = build(chatml_model, pair_file, case), tmp_path / "run"
     assert code_of(forked(lambda: finish(run, tmp_path / "whole"))) == 0
-    for attempt in range(INSTANTS // 5):
-        directory, operation = tmp_path / f"{attempt}", draw.randrange(1, 120)
 
-        def killed(directory: Path = directory, operation: int = operation) -> None:
-            kill_at(operation, directory / "checkpoints")
-            finish(run, directory)
+    def killed(operation: int) -> None:
+        kill_at(operation, directory / "checkpoints")
+        finish(run, directory)
 
-        assert code_of(forked(killed)) in (0, -signal.SIGKILL)
-        assert code_of(forked(lambda directory=directory: finish(run, directory))) == 0
-        assert_same(*(load_file(each / "weights.safetensors") for each in (tmp_path / "whole", directory)))
-        assert events(tmp_path / "whole") == events(directory)
+    kills = kill_at_each(directory / "checkpoints", lambda operation: code_of(forked(lambda: killed(operation))))
+    assert kills > 20 * 2  # saves
+    assert_same(*(load_file(each / "weights.safetensors") for each in (tmp_path / "whole", directory)))
+    assert events(tmp_path / "whole") == events(directory)
 
 
 def spoil(file: Path, how: str) -> None:

@@ -6,6 +6,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,13 +15,14 @@ from accelerate.utils import wait_for_everyone
 from safetensors.torch import load_file, save_file
 
 from preftune.refusals import Interrupted
-from tests.forked import code_of, ends_within, forked, wait_for
+from tests.forked import code_of, ends_within, forked, kill_at, wait_for
 from tests.logged import events
-from tests.resuming import Case, assert_same, build
+from tests.resuming import Case, assert_same, build, kill_at_each
 
 CASE = Case(train={"max_steps": 4, "per_device_train_batch_size": 4, "save_steps": 3}, points=1)
+EACH_STEP = replace(CASE, train=CASE.train | {"max_steps": 2, "save_steps": 1})
 STOPPED = 9
-INSTANTS = int(os.environ.get("PREFTUNE_KILLS", "4"))  # at which one of the two is killed
+INSTANTS = int(os.environ.get("PREFTUNE_KILLS", "20"))  # at which one of the two is killed
 OF_A_RUN = 4  # of these
 ALONE = 30.0  # s in which a process whose peer was killed finds that out
 
@@ -31,8 +33,13 @@ def together(
     directory: Path,
     stop: int = -1,
     disturb: Callable[[list[int]], None] = lambda children: None,
+    kill: tuple[int, int] = (-1, 0),
+    case: Case = CASE,
 ) -> list[int]:
-    """Train in two forked children, the first of which alone is told to stop at a step; return their exit codes."""
+    """Train in two forked children, the first of which alone is told to stop at a step; return their exit codes.
+
+    `kill` names the process that is killed before a file operation of its saves, and which that is.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -42,7 +49,9 @@ def together(
         os.environ.update(here, MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
         AcceleratorState._reset_state(reset_partial_state=True)  # this process was one of its own
         GradientState._reset_state()
-        run = build(model, pairs, CASE)
+        if rank == kill[0]:
+            kill_at(kill[1], directory / "checkpoints")
+        run = build(model, pairs, case)
         assert run.trainer.accelerator.num_processes == 2
         for turn in range(2):
             if turn == rank:
@@ -64,6 +73,12 @@ def together(
     return [code_of(child) for child in children]
 
 
+def assert_same_runs(one: Path, other: Path) -> None:
+    for rank in range(2):
+        assert_same(*(load_file(run / f"weights-{rank}.safetensors") for run in (one, other)))
+    assert events(one) == events(other)
+
+
 def test_two_processes_stop_together_and_go_on_to_the_same_bits(
     chatml_model: Path, pair_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -74,12 +89,10 @@ def test_two_processes_stop_together_and_go_on_to_the_same_bits(
     assert of_second == {"rng_state_1.pth", "standing-1.json", "standing-1.safetensors"}
     assert together(chatml_model, pair_file, tmp_path / "parts") == [0, 0]
     assert_same(*(load_file(tmp_path / "whole" / f"weights-{rank}.safetensors") for rank in range(2)))
-    for rank in range(2):
-        assert_same(*(load_file(tmp_path / run / f"weights-{rank}.safetensors") for run in ("whole", "parts")))
-    assert events(tmp_path / "whole") == events(tmp_path / "parts")
+    assert_same_runs(tmp_path / "whole", tmp_path / "parts")
 
 
-def test_two_processes_of_which_one_is_killed_go_on_to_the_same_bits(
+def test_two_processes_of_which_one_is_killed_at_any_instant_go_on_to_the_same_bits(
     chatml_model: Path, pair_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PREFTUNE_CACHE", str(tmp_path / "cache"))
@@ -101,7 +114,22 @@ def test_two_processes_of_which_one_is_killed_go_on_to_the_same_bits(
         for _ in range(min(OF_A_RUN, INSTANTS - first)):
             codes += together(chatml_model, pair_file, directory, disturb=kill_one)
         assert together(chatml_model, pair_file, directory) == [0, 0]
-        for rank in range(2):
-            assert_same(*(load_file(tmp_path / run / f"weights-{rank}.safetensors") for run in ("whole", directory)))
-        assert events(tmp_path / "whole") == events(directory)
+        assert_same_runs(tmp_path / "whole", directory)
     assert -signal.SIGKILL in codes, "none was killed before its end"
+
+
+@pytest.mark.parametrize("rank", range(2))
+def test_two_processes_of_which_one_is_killed_at_each_file_operation_of_its_saves_go_on_to_the_same_bits(
+    chatml_model: Path, pair_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int
+) -> None:
+    monkeypatch.setenv("PREFTUNE_CACHE", str(tmp_path / "cache"))
+    assert together(chatml_model, pair_file, tmp_path / "whole", case=EACH_STEP) == [0, 0]
+
+    def killed(operation: int) -> int:
+        codes = together(chatml_model, pair_file, tmp_path / "run", kill=(rank, operation), case=EACH_STEP)
+        assert codes[rank] or codes == [0, 0]
+        return codes[rank]
+
+    kills = kill_at_each(tmp_path / "run" / "checkpoints", killed)
+    assert kills > (20, 3)[rank] * 2  # saves
+    assert_same_runs(tmp_path / "whole", tmp_path / "run")
