@@ -29,7 +29,7 @@ def run(resolved: dict[str, Any]) -> None:
         saved = Checkpoints(directory.path / "checkpoints", directory.identities, choices.train.checkpoints)
         directory.start(resolved, {}, saved.newest())
         view = watching(choices.track, directory.path, resolved, not choices.dry_run, choices.sweep.name, saved.goes_on)
-        with view as tracker, directory.running(), saved:
+        with view as tracker, directory.running():
             train(choices, directory, saved, tracker, stops)
             return stops.disregard()
 

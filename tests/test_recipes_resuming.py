@@ -58,7 +58,7 @@ def test_a_run_that_was_killed_goes_on_and_leaves_what_an_undisturbed_one_does(
     assert (status["state"], status["step"], summary["resumed"]) == ("complete", 3, [step])
     assert "resumed" not in read(whole / "summary.json")
     assert {path.name for path in whole.iterdir()} == {path.name for path in parts.iterdir()}
-    assert [path.name for path in (parts / "checkpoints").iterdir()] == ["step-3"]
+    assert {path.name for path in (parts / "checkpoints").iterdir()} == {"step-2", "step-3"}
     assert_same(*(load_file(each / "adapter" / "adapter_model.safetensors") for each in (whole, parts)))
     assert events(whole) == events(parts)
     assert comparable(whole) == comparable(parts)

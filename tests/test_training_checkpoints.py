@@ -78,15 +78,6 @@ def test_as_many_as_asked_for_are_kept_and_never_fewer_than_two(tmp_path: Path, 
     assert checkpoints(tmp_path, keep=1).keep == 2
 
 
-def test_a_run_that_is_through_keeps_the_last_alone_and_one_that_failed_keeps_two(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), saved(tmp_path, 10, 20):
-        raise ZeroDivisionError
-    assert kept(tmp_path) == {"step-10", "step-20"}
-    with checkpoints(tmp_path):
-        pass
-    assert kept(tmp_path) == {"step-20"}
-
-
 @pytest.mark.parametrize("name", ["weights.safetensors", "optimizer.pt", "manifest.json"])
 @pytest.mark.parametrize("how", SPOILT)
 def test_one_with_a_spoilt_file_is_set_aside_and_the_one_before_it_is_used(tmp_path: Path, name: str, how: str) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from rich.console import Console
 from rich.text import Text
@@ -111,16 +111,6 @@ class Checkpoints:
             self._say(f"beginning anew, as no checkpoint is left{aside}")
         return self.going_on
 
-    def __enter__(self) -> Self:
-        """Return the checkpoints themselves."""
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        """Keep the newest alone where the run is through: it is only needed to train on for longer."""
-        self.wait()
-        if kind is None:
-            self._rotate(1)
-
     @property
     def goes_on(self) -> bool:
         """Whether the run goes on from one of them."""
@@ -150,11 +140,8 @@ class Checkpoints:
         _remove(target)
         partial.rename(target)
         to_disk(self.directory)
-        self._rotate(self.keep)
-
-    def _rotate(self, keep: int | None) -> None:
-        for step in self.steps()[:-keep] if keep else ():
-            _remove(self.directory / f"step-{step}")
+        for one_too_many in self.steps()[: -self.keep] if self.keep else ():
+            _remove(self.directory / f"step-{one_too_many}")
 
     def _set_aside(self, step: int, reason: str) -> None:
         name, count = f"torn-step-{step}", 1
