@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+from preftune.refusals import Refusal
 from preftune.runs.directory import RunDirectory
 from tests.forked import code_of, forked
 from tests.logged import events
 from tests.resuming import assert_same
+from tests.spoilt import flip
 from tests.test_recipes import SMALL, Execute, execute, read  # noqa: F401  a fixture
 
 TIMED = ("seconds", "pairs_per_second", "tokens_per_second", "peak_memory_bytes", "verified", "reference_computed")
@@ -72,3 +74,22 @@ def test_a_run_killed_before_its_first_checkpoint_begins_anew(execute: Execute) 
     steps = [json.loads(line)["step"] for line in Path("parts/metrics.jsonl").read_text().splitlines()]
     assert steps.count(0) == 2  # one evaluation at the start, and its samples
     assert "resumed" not in read(Path("parts/summary.json"))
+
+
+def test_a_complete_run_whose_adapter_was_harmed_says_so_and_writes_it_again(
+    execute: Execute,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    execute(*SMALL, "run.dir=run")
+    run = Path("run")
+    adapter = run / "adapter" / "adapter_model.safetensors"
+    whole, samples, logged = adapter.read_bytes(), (run / "samples.jsonl").read_bytes(), events(run)
+    flip(adapter)
+    with pytest.raises(Refusal, match="is not as it was sealed; put it back, or"):
+        execute(*SMALL, "run.dir=run")
+    (run / "status.json").unlink()
+    execute(*SMALL, "run.dir=run")
+    assert "going on from step 3 of 3" in capsys.readouterr().out
+    assert (adapter.read_bytes(), (run / "samples.jsonl").read_bytes(), events(run)) == (whole, samples, logged)
+    execute(*SMALL, "run.dir=run")
+    assert "this run is complete: 3 steps" in capsys.readouterr().out

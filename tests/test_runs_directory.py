@@ -313,7 +313,7 @@ def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
 def test_a_broken_manifest_is_refused_by_its_path(tmp_path: Path) -> None:
     finished(tmp_path)
     (tmp_path / "manifest.json").write_text('{"identity":')
-    with pytest.raises(Refusal, match=r"manifest.json must hold JSON, got .* remove .* to start over"):
+    with pytest.raises(Refusal, match=r"manifest.json must hold JSON, got .* put it back, or remove it"):
         RunDirectory.open(tmp_path, IDENTITY)
 
 

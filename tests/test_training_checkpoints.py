@@ -9,17 +9,9 @@ import pytest
 from rich.console import Console
 
 from preftune.training.checkpoints import Checkpoints
+from tests.spoilt import SPOILT
 
 MINE, OTHER, EARLIER = "a" * 64, "b" * 64, "c" * 64
-SPOILT: dict[str, Callable[[Path], object]] = {
-    "is missing": lambda file: file.unlink(),
-    "is not as it was sealed (emptied)": lambda file: file.write_bytes(b""),
-    "is not as it was sealed (cut)": lambda file: os.truncate(file, file.stat().st_size - 1),
-    "is not as it was sealed (grown)": lambda file: file.write_bytes(file.read_bytes() + b"\0"),
-    "is not as it was sealed (a bit)": lambda file: file.write_bytes(
-        file.read_bytes()[:9] + bytes([file.read_bytes()[9] ^ 1]) + file.read_bytes()[10:]
-    ),
-}
 
 
 def fill(text: str) -> Callable[[Path], None]:
@@ -87,7 +79,7 @@ def test_one_with_a_spoilt_file_is_set_aside_and_the_one_before_it_is_used(tmp_p
     found = again.newest()
     assert found is not None
     assert found.step == 10
-    reason = f"{name} {how.partition(' (')[0]}"
+    reason = f"{name} {'is missing' if how == 'deleted' else 'is not as it was sealed'}"
     assert said(again) == f"going on from step 10 of 40 (checkpoints/step-10); step-20 was set aside: {reason}"
     assert kept(tmp_path) == {"step-10", "torn-step-20", "torn-step-20.txt"}
     assert (tmp_path / "checkpoints" / "torn-step-20.txt").read_text() == f"{reason}\n"

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,24 @@ def sample_of(file: Path) -> str:
             content.seek(start)
             digest.update(content.read(_SAMPLE))
     return digest.hexdigest()
+
+
+def fault_of(directory: Path, sealed: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with the first of the files that is not as it was; None where all are.
+
+    Args:
+        directory: Where they are.
+        sealed: What each was known by, by its path below the directory.
+    """
+    for name, known in sealed.items():
+        try:
+            if known_by(directory / name) != known:
+                return f"{name} is not as it was sealed"
+        except FileNotFoundError:
+            return f"{name} is missing"
+        except OSError as error:
+            return f"{name} cannot be read: {error.strerror}"
+    return None
 
 
 def to_disk(path: Path) -> None:

@@ -19,6 +19,7 @@ from preftune.training.checkpoints import Checkpoints
 from tests.forked import code_of, ends_within, forked, kill_at
 from tests.logged import events
 from tests.resuming import IDENTITY, Case, Start, assert_same, build, kill_at_each
+from tests.spoilt import SPOILT, flip
 
 SHORT = {"max_steps": 4, "save_steps": 2, "max_length": 128}
 CASES = {
@@ -135,20 +136,6 @@ def test_a_run_that_is_killed_at_each_file_operation_of_its_saves_ends_in_the_sa
     assert events(tmp_path / "whole") == events(directory)
 
 
-def spoil(file: Path, how: str) -> None:
-    content = file.read_bytes()
-    match how:
-        case "deleted":
-            file.unlink()
-        case "emptied":
-            file.write_bytes(b"")
-        case "truncated":
-            file.write_bytes(content[: len(content) // 2])
-        case "bit flipped":
-            middle = len(content) // 2
-            file.write_bytes(content[:middle] + bytes([content[middle] ^ 4]) + content[middle + 1 :])
-
-
 def test_a_checkpoint_with_any_file_spoilt_is_never_used(
     tmp_path: Path, built: Callable[[str], Start], chatml_model: Path, pair_file: Path
 ) -> None:
@@ -159,7 +146,7 @@ def test_a_checkpoint_with_any_file_spoilt_is_never_used(
     newest = directory / "checkpoints" / "step-4"
     names = sorted(path.name for path in newest.iterdir())
     assert len(names) == 10
-    for name, how in itertools.product(names, ["deleted", "emptied", "truncated", "bit flipped", "replaced"]):
+    for name, how in itertools.product(names, [*SPOILT, "replaced"]):
         copy = tmp_path / f"{name} {how}" / "checkpoints"
         shutil.copytree(directory / "checkpoints", copy)
         foreign = tmp_path / "other" / "checkpoints" / "step-4" / name
@@ -168,7 +155,7 @@ def test_a_checkpoint_with_any_file_spoilt_is_never_used(
         if how == "replaced":
             shutil.copy(foreign, copy / "step-4" / name)
         else:
-            spoil(copy / "step-4" / name, how)
+            SPOILT[how](copy / "step-4" / name)
         found = Checkpoints(copy, [IDENTITY]).newest()
         assert found is not None, (name, how)
         assert found.step == 2, (name, how)
@@ -183,7 +170,7 @@ def test_a_run_whose_newest_checkpoint_is_spoilt_goes_on_from_the_one_before_it_
     run, directory = built("lora"), tmp_path / "run"
     assert code_of(forked(lambda: finish(run, directory))) == 0
     weights, logged = load_file(directory / "weights.safetensors"), events(directory)
-    spoil(directory / "checkpoints" / "step-4" / "optimizer.pt", "bit flipped")
+    flip(directory / "checkpoints" / "step-4" / "optimizer.pt")
     assert code_of(forked(lambda: finish(run, directory))) == 0
     assert_same(weights, load_file(directory / "weights.safetensors"))
     assert events(directory) == logged

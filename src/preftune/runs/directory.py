@@ -27,7 +27,7 @@ from preftune.runs.event_log import EventLog
 from preftune.runs.files import line, read_json, replace, write_json, write_text
 from preftune.runs.lock import hold, let_go, sign
 from preftune.runs.previous import Previous as Previous
-from preftune.runs.previous import State
+from preftune.runs.previous import State, read_previous, results_of
 from preftune.space import failing_plainly
 from preftune.training.checkpoints import Sealed
 
@@ -98,18 +98,12 @@ class RunDirectory:
         self.close()
 
     def previous(self) -> Previous | None:
-        """Return how an earlier start of this run ended; None where there was none. Read before `start`."""
-        status = read_json(self.path / "status.json")
-        if status is None:
-            return None
-        return Previous(
-            state=status["state"],
-            step=status["step"],
-            max_steps=status["max_steps"],
-            reason=status["reason"],
-            summary=read_json(self.path / "summary.json") or {},
-            changed=[change["key"] for change in self._changes],
-        )
+        """Return how an earlier start of this run ended; None where there was none. Read before `start`.
+
+        Raises:
+            Refusal: It is complete, and what it came to is not as it was written.
+        """
+        return read_previous(self.path, [change["key"] for change in self._changes])
 
     def start(
         self, configuration: Mapping[str, object], facts: Mapping[str, object], going_on: Sealed | None = None
@@ -191,7 +185,7 @@ class RunDirectory:
                 write_text(self.path / "traceback.txt", hidden(traceback.format_exc()))
             self._end_early("failed", _reason(error))
             raise
-        self._mark(state="complete", exit_code=0, ended=_now())
+        self._mark(state="complete", exit_code=0, ended=_now(), files=results_of(self.path))
         write_text(self.path / "report.html", run_page(self.path))
 
     def progress(self, step: int, max_steps: int) -> None:

@@ -32,9 +32,9 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise Refusal(f"{path} must hold JSON, got {error}; remove {path.parent} to start over") from error
+        raise Refusal(f"{path} must hold JSON, got {error}; put it back, or remove it") from error
     if not isinstance(value, dict):
-        raise Refusal(f"{path} must hold an object, got {value!r}; remove {path.parent} to start over")
+        raise Refusal(f"{path} must hold an object, got {value!r}; put it back, or remove it")
     return value
 
 

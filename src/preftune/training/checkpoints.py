@@ -17,7 +17,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from preftune.seals import known_by, to_disk
+from preftune.seals import fault_of, known_by, to_disk
 
 _MANIFEST = "manifest.json"
 _ASIDE = ".partial"  # how the name of a directory ends that is no checkpoint yet, or no longer
@@ -166,20 +166,10 @@ def _examined(path: Path, step: int, identities: Sequence[str]) -> Sealed | str:
         return f"{_MANIFEST} is not as it was sealed"
     if facts["identity"] not in identities:
         return f"it is of another run, {facts['identity'][:8]}"
-    return _fault_of_files(path, facts["files"]) or Sealed(path, step, facts["steps"])
-
-
-def _fault_of_files(path: Path, sealed: dict[str, Any]) -> str | None:
-    for name, known in sealed.items():
-        try:
-            if known_by(path / name) != known:
-                return f"{name} is not as it was sealed"
-        except FileNotFoundError:
-            return f"{name} is missing"
-        except OSError as error:
-            return f"{name} cannot be read: {error.strerror}"
-    strangers = sorted(set(_files(path)) - {*sealed, _MANIFEST})
-    return f"{strangers[0]} was not sealed with it" if strangers else None
+    if fault := fault_of(path, facts["files"]):
+        return fault
+    strangers = sorted(set(_files(path)) - {*facts["files"], _MANIFEST})
+    return f"{strangers[0]} was not sealed with it" if strangers else Sealed(path, step, facts["steps"])
 
 
 def _files(directory: Path) -> list[str]:
