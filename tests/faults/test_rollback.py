@@ -11,6 +11,7 @@ import torch
 
 from preftune.models.settings import FullSettings
 from preftune.refusals import Refusal, RunFailed
+from preftune.training import verification
 from preftune.training.bad_steps import LeftOut
 from preftune.training.spikes import FEWEST
 from tests import stock
@@ -117,8 +118,13 @@ def test_a_run_goes_back_from_what_a_step_made_of_its_gradient_or_weights(begin:
 
 
 @pytest.mark.parametrize("step", [1, 2])
-def test_the_start_is_gone_back_to_where_nothing_was_saved_yet(begin: Begin, step: int) -> None:
+def test_the_start_is_gone_back_to_where_nothing_was_saved_yet(
+    begin: Begin, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look, looked = verification.check_first_step, []
+    monkeypatch.setattr(verification, "check_first_step", lambda *each: looked.append(look(*each)))
     left = begin("left", Case(), step, save_steps=3).go()
+    assert len(looked) == 2  # micro-batches of the first step that trained, whichever that was
     went_back = spoil(begin("back", Case(), save_steps=3), "gradient", step).go()
     assert_equal(went_back, left)
     assert went_back.trainer.verified is not None
